@@ -1,0 +1,1 @@
+"""Cards, figures, the report and the command that walks the whole road."""

@@ -1,0 +1,53 @@
+"""``python -m cards release CONFIG.yaml [--seed K] [--dry-run] [--overwrite]``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from dataset_builder.errors import run_cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of the room."""
+    top = argparse.ArgumentParser(prog="python -m cards", description="Cards, report and the whole road to a release.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    release = verbs.add_parser("release", help="build, train, evaluate and write cards from one config; resumable")
+    release.add_argument("config", metavar="CONFIG.yaml")
+    release.add_argument("--seed", type=int, default=None, help="another seed, in RUN_DIR-seed-K with its own dataset")
+    release.add_argument("--dry-run", action="store_true", help="say what would be made and pushed; start nothing")
+    release.add_argument("--overwrite", action="store_true", help="replace a dataset made from another config")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    arguments = parser().parse_args(argv)
+
+    def body() -> int:
+        from cards.release import load_config, plan, release
+
+        config = load_config(arguments.config, arguments.seed)
+        if arguments.dry_run:
+            print(plan(config))
+            return 0
+        # set before torch is imported: one thread a process, because stages run two processes side by side
+        for name, value in {
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1",
+        }.items():
+            os.environ.setdefault(name, value)
+        release(config, overwrite=arguments.overwrite, say=lambda text: print(text, flush=True))
+        return 0
+
+    return run_cli(body)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # everything is closed; torch's compiler bindings print pages of "leaked" lines on an orderly exit

@@ -1,0 +1,234 @@
+"""Reading a run folder: everything a card, a figure or the report says comes through here, from files on disk.
+
+A run folder holds ``run.json``, ``measurements/STAGE.json``, ``arms.json``, ``results/ARM.json``, ``arms/ARM/round-N``
+and ``figures/``; ``run.json`` names the dataset folder. What is missing is None or empty, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cards.stage_log import read_json
+from dataset_builder.errors import KitError
+
+DPO_ARMS = ("dpo", "dpo_expo", "iter", "iter_w2s")
+ARM_ORDER = ("base", "sft_chosen", *DPO_ARMS)
+
+
+@dataclass
+class Run:
+    """One run folder and the dataset it was trained on.
+
+    Args:
+        folder: the run folder.
+        dataset: the dataset folder; without it, the one that ``run.json`` names.
+    """
+
+    folder: Path
+    dataset: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        if self.dataset is None and self.info.get("dataset"):
+            self.dataset = Path(self.info["dataset"])
+        if self.dataset is None:
+            raise KitError(f"{self.folder}/run.json: names no dataset; is this a run folder?")
+        self.dataset = Path(self.dataset)
+
+    @cached_property
+    def info(self) -> dict:
+        """``run.json``."""
+        return read_json(self.folder / "run.json", {})
+
+    def measured(self, stage: str) -> dict:
+        """What a stage measured; empty when it never ran."""
+        return read_json(self.folder / "measurements" / f"{stage}.json", {})
+
+    @cached_property
+    def provenance(self) -> dict:
+        """``provenance.json`` of the dataset."""
+        return read_json(self.dataset / "provenance.json", {})
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def training(self) -> dict:
+        """``arms.json``: the table of arms and how they were compared."""
+        return read_json(self.folder / "arms.json", {})
+
+    @property
+    def arms(self) -> dict[str, dict]:
+        """The arms in the order they are shown."""
+        arms = self.training.get("arms", {})
+        order = [name for name in self.training.get("order") or ARM_ORDER if name in arms]
+        return {name: arms[name] for name in [*order, *(name for name in arms if name not in order)]}
+
+    @property
+    def release_arm(self) -> str | None:
+        """The arm that is released: as ``run.json`` says, else the DPO arm that is best on validation."""
+        return self.info.get("release_arm") or choose_release_arm(self.arms)
+
+    @property
+    def release_folder(self) -> Path | None:
+        """The last round of the released arm."""
+        return last_round(self.folder, self.release_arm) if self.release_arm else None
+
+    def rounds(self, arm: str) -> list[dict]:
+        """``metrics.json`` of every round of an arm, in order."""
+        found = []
+        for number in range(1, 1000):
+            metrics = read_json(self.folder / "arms" / arm / f"round-{number}" / "metrics.json")
+            if metrics is None:
+                return found
+            found.append(metrics)
+        return found
+
+    def results(self, arm: str) -> dict:
+        """``results/ARM.json``; empty when the arm was not evaluated."""
+        return read_json(self.folder / "results" / f"{arm}.json", {})
+
+    @property
+    def clean_accuracy(self) -> dict[str, float]:
+        """Accuracy of the base before its bias, for the question types that are asked; empty when not measured."""
+        models = self.measured("models")
+        clean = models.get("models", {}).get("base", {}).get("accuracy_before_bias", {})
+        return {kind: clean[kind] for kind in models.get("types_used", clean) if kind in clean}
+
+    # --- the dataset --------------------------------------------------------------------------------------------
+
+    def rows(self, config: str, columns: list[str] | None = None, split: str | None = None) -> list[dict]:
+        """Rows of one config of the dataset, all splits unless one is named; without the codecs ``datasets`` may want.
+
+        A column that the files do not have is left out.
+        """
+        import pyarrow.parquet as parquet
+
+        rows = []
+        for file in sorted((self.dataset / config).glob(f"{split or '*'}-*.parquet")):
+            table = parquet.ParquetFile(file)
+            names = [name for name in columns or table.schema_arrow.names if name in table.schema_arrow.names]
+            rows += table.read(columns=names).to_pylist()
+        return rows
+
+    @cached_property
+    def pairs(self) -> list[dict]:
+        """The preference pairs, without videos and messages."""
+        columns = ["question_id", "response_id_chosen", "response_id_rejected", "video_id", "question", "answer"]
+        columns += ["model_chosen", "model_rejected", "score_chosen", "score_rejected", "margin"]
+        return self.rows("preferences", columns)
+
+    @cached_property
+    def responses(self) -> list[dict]:
+        """All answers of the zoo with every score."""
+        columns = ["response_id", "question_id", "video_id", "answer", "model", "model_revision", "sampling"]
+        return self.rows("responses", [*columns, "response", "flags", "scores", "score"])
+
+    @cached_property
+    def questions(self) -> list[dict]:
+        """All questions."""
+        return self.rows("questions", ["question_id", "video_id", "question", "question_type", "license", "source"])
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Clips, questions, answers and pairs as they stand in the dataset folder."""
+        return {
+            "clips": len({row["video_id"] for row in self.questions}),
+            "questions": len(self.questions),
+            "answers": len(self.responses),
+            "pairs": len(self.pairs),
+        }
+
+    @cached_property
+    def split_rows(self) -> dict[str, dict[str, int]]:
+        """Rows per config and split."""
+        import pyarrow.parquet as parquet
+
+        found: dict[str, dict[str, int]] = {}
+        for config in ("preferences", "benchmark", "responses", "questions"):
+            splits: Counter = Counter()
+            for file in sorted((self.dataset / config).glob("*.parquet")):
+                splits[file.name.split("-")[0]] += parquet.read_metadata(file).num_rows
+            found[config] = {name: splits[name] for name in ("train", "validation", "test") if splits[name]}
+        return found
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Questions that gave no pair, by reason."""
+        return self.measured("dataset").get("drops", {})
+
+    @cached_property
+    def zoo(self) -> list[dict]:
+        """One row per member: revision, answers, mean score, how often chosen and rejected, share of pairs it won."""
+        answers, scores, revision = Counter(), defaultdict(list), {}
+        for row in self.responses:
+            answers[row["model"]] += 1
+            revision[row["model"]] = row.get("model_revision")
+            if row.get("score") is not None:
+                scores[row["model"]].append(row["score"])
+        chosen = Counter(pair["model_chosen"] for pair in self.pairs)
+        rejected = Counter(pair["model_rejected"] for pair in self.pairs)
+        table = []
+        for name in sorted(answers):
+            played, own = chosen[name] + rejected[name], scores[name]
+            table.append(
+                {
+                    "name": name,
+                    "revision": revision[name],
+                    "answers": answers[name],
+                    "score": sum(own) / len(own) if own else None,
+                    "chosen": chosen[name],
+                    "rejected": rejected[name],
+                    "win_rate": chosen[name] / played if played else None,
+                }
+            )
+        return table
+
+    @cached_property
+    def judge_scores(self) -> dict[str, dict[str, list[float]]]:
+        """Scores by judge and criterion (``judge · criterion``), then by member, normalised by the declared range."""
+        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in self.responses:
+            for score in row.get("scores") or []:
+                if score["score"] is not None:
+                    span = score["high"] - score["low"]
+                    place = f"{score['judge']} · {score['criterion']}"
+                    found[place][row["model"]].append((score["score"] - score["low"]) / span)
+        return {judge: dict(sorted(members.items())) for judge, members in found.items()}
+
+    @cached_property
+    def judges(self) -> list[dict]:
+        """One row per judge: criteria, ranges, revision, settings, scores given and failed."""
+        found: dict[str, dict] = {}
+        for row in self.responses:
+            for score in row.get("scores") or []:
+                judge = found.setdefault(
+                    score["judge"],
+                    {
+                        "name": score["judge"],
+                        "revision": score.get("judge_revision"),
+                        "settings_hash": score.get("settings_hash"),
+                        "criteria": [],
+                        "scores": 0,
+                        "errors": 0,
+                    },
+                )
+                criterion = f"{score['criterion']} ({score['low']:g}–{score['high']:g})"
+                if criterion not in judge["criteria"]:
+                    judge["criteria"].append(criterion)
+                judge["scores" if score["score"] is not None else "errors"] += 1
+        return list(found.values())
+
+
+def choose_release_arm(arms: dict[str, dict]) -> str | None:
+    """The DPO arm with the highest validation accuracy; the simpler one on a tie, None when there is none."""
+    known = [name for name in DPO_ARMS if arms.get(name, {}).get("validation_accuracy") is not None]
+    return max(known, key=lambda name: arms[name]["validation_accuracy"]) if known else None
+
+
+def last_round(folder: Path, arm: str) -> Path | None:
+    """``arms/ARM/round-T`` with the largest T; None when the arm left no round."""
+    rounds = [path for path in (folder / "arms" / arm).glob("round-*") if path.name[6:].isdigit()]
+    return max(rounds, key=lambda path: int(path.name[6:])) if rounds else None

@@ -1,0 +1,195 @@
+"""The stages of a release: each one calls the room that does the work, with its inputs and outputs named.
+
+Heavy modules (torch, transformers, trl) are imported inside the stage that needs them, so that a skipped stage costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from cards.release import ReleaseConfig
+from cards.run_folder import Run, choose_release_arm
+from cards.stage_log import StageLog, read_json, write_json
+from cards.text import share
+
+
+def world(config: ReleaseConfig, log: StageLog) -> dict:
+    """Write the toy world's clips and questions."""
+    folder, made = Path(config.run_dir, "toy"), config.world
+
+    def body() -> dict:
+        from dataset_builder.toy import generate_toy
+
+        questions = generate_toy(folder, seed=config.seed, **asdict(made))
+        with open(questions, encoding="utf-8") as lines:
+            number = sum(1 for _ in lines)
+        return {"clips": made.clips, "types": made.types, "questions": number}
+
+    return log.run(
+        "world",
+        [config.seed, asdict(made)],
+        [folder / "questions.jsonl", folder / "truth.json"],
+        body,
+        lambda m: f"{sum(m['clips'].values()):,} clips, {m['questions']:,} questions ({', '.join(m['types'])})",
+        owns=[folder],
+    )
+
+
+def models(config: ReleaseConfig, log: StageLog) -> dict:
+    """Train base, verifier and zoo on the toy world."""
+    from dataset_builder.toy import TYPES
+    from recipes.toy import JOBS, MASTERED, train_toy_models
+
+    run = Path(config.run_dir)
+
+    def body() -> dict:
+        trained = train_toy_models(run, run / "toy", config.seed, workers=config.workers, say=log.say)["models"]
+        records = {
+            name: {key: value for key, value in record.items() if key != "train_seconds"}  # times are not compared
+            for name, record in trained.items()
+        }
+        asked = config.world.types
+        return {"models": records, "types_used": asked, "types_left_out": [kind for kind in TYPES if kind not in asked]}
+
+    def headline(m: dict) -> str:
+        clean = m["models"]["base"]["accuracy_before_bias"]
+        per_type = ", ".join(f"{kind} {share(clean.get(kind), 0)}" for kind in m["types_used"])
+        weak = [kind for kind in m["types_used"] if clean.get(kind, 0) < MASTERED]
+        warning = f"; NOT MASTERED: {', '.join(weak)}" if weak else ""
+        return f"{len(m['models'])} models; base before the bias: {per_type}{warning}"
+
+    folders = [run / "models" / "base", run / "models" / "verifier"]
+    folders += [run / "models" / "zoo" / member.name for member in config.build_config().zoo]
+    weights = [folder / "model.safetensors" for folder in folders]
+    return log.run("models", [asdict(job) for job in JOBS], weights, body, headline, owns=[run / "models"])
+
+
+def dataset(config: ReleaseConfig, log: StageLog, overwrite: bool = False) -> dict:
+    """Sample the zoo, judge, select pairs, write the dataset folder."""
+    folder, made = Path(config.dataset), config.build_config()
+
+    def body() -> dict:
+        from dataset_builder.build import build
+
+        return dict(build(made, folder, workers=config.workers, overwrite=overwrite))
+
+    def headline(m: dict) -> str:
+        return f"{m['questions']:,} questions, {m['answers']:,} answers, {m['pairs']:,} pairs in {folder}/"
+
+    # the README is left out on purpose: a later stage writes the card into it
+    return log.run("dataset", asdict(made), [folder / "provenance.json"], body, headline)
+
+
+def control(config: ReleaseConfig, log: StageLog) -> dict:
+    """Compare the zoo with its validation-best single member at the same number of samples."""
+    made = config.build_config()
+
+    def body() -> dict:
+        if not any(judge.kind == "reference" for judge in made.judges):
+            return {}  # nothing says which answers are right: not measured
+        from dataset_builder.control import compare_zoo_and_single
+
+        return compare_zoo_and_single(made, Path(config.dataset), workers=config.workers).to_dict()
+
+    def headline(m: dict) -> str:
+        if not m:
+            return "not measured: there is no reference judge"
+        cover, right = m["coverage"], m["chosen_correct"]
+        return (
+            f"coverage zoo {share(cover['zoo'])}, {m['member']} alone {share(cover['single'])}; "
+            f"right chosen answers {share(right['zoo'])} against {share(right['single'])}"
+        )
+
+    return log.run("control", [], [], body, headline)
+
+
+def arms(config: ReleaseConfig, log: StageLog) -> dict:
+    """Train and evaluate every arm."""
+    from dataset_builder.config import read_yaml
+
+    run, fields = Path(config.run_dir), config.training_fields()
+
+    def body() -> dict:
+        from recipes.arms import run_arms
+
+        return run_arms(run, config.dataset, workers=config.workers, log=log.say, **fields)
+
+    def headline(m: dict) -> str:
+        return ", ".join(f"{name} {share(arm['accuracy'])}" for name, arm in m["arms"].items())
+
+    inputs = [read_yaml(config.training["config"]), fields]
+    owns = [run / "arms", run / "results", run / "arms.json"]
+    return log.run("arms", inputs, [run / "arms.json"], body, headline, owns)
+
+
+def run_file(config: ReleaseConfig) -> Run:
+    """Write ``run.json``, the table of contents of the run folder, and open the run."""
+    run, dataset_folder = Path(config.run_dir), Path(config.dataset)
+    table = read_json(run / "arms.json", {})
+    made = read_json(run / "measurements" / "dataset.json", {})
+    write_json(
+        run / "run.json",
+        {
+            "name": config.name,
+            "seed": config.seed,
+            "dataset": config.dataset,
+            "dataset_fingerprint": made.get("fingerprint")
+            or read_json(dataset_folder / "provenance.json", {}).get("fingerprint"),
+            "arms": list(table.get("arms", {})),
+            "evaluator": "models/verifier",
+            "release_arm": choose_release_arm(table.get("arms", {})),
+        },
+    )
+    return Run(run, dataset_folder)
+
+
+def figures(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
+    """Draw the figures of the cards and the report."""
+
+    def body() -> dict:
+        from cards.figures import draw_all
+
+        return {"figures": draw_all(run)}
+
+    folder = run.folder / "figures"
+    return log.run("figures", [], [folder], body, lambda m: f"{len(m['figures'])} figures in {folder}/", [folder])
+
+
+def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
+    """Write the dataset card and the model card of the released arm, with their figures beside them."""
+    release_folder = run.release_folder
+
+    def body() -> dict:
+        from cards.dataset_card import DATASET_FIGURES, render_dataset_card
+        from cards.model_card import MODEL_FIGURES, render_model_card
+
+        written = []
+        places = [(run.dataset, DATASET_FIGURES, lambda: render_dataset_card(run.dataset, run))]
+        if release_folder is not None:
+            places.append((release_folder, MODEL_FIGURES, lambda: render_model_card(run, config.name)))
+        for folder, names, render in places:
+            text = render()
+            (folder / "figures").mkdir(exist_ok=True)
+            for name in names:
+                if (run.folder / "figures" / f"{name}.png").is_file():
+                    shutil.copyfile(run.folder / "figures" / f"{name}.png", folder / "figures" / f"{name}.png")
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            written.append(str(folder / "README.md"))
+        return {"cards": written}
+
+    outputs = [run.dataset / "README.md"] + ([release_folder / "README.md"] if release_folder else [])
+    return log.run("cards", [config.name], outputs, body, lambda m: ", ".join(m["cards"]))
+
+
+def report(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
+    """Write ``report.html``."""
+
+    def body() -> dict:
+        from cards.report import write_report
+
+        return {"report": str(write_report(run))}
+
+    return log.run("report", [config.name], [run.folder / "report.html"], body, lambda m: m["report"])

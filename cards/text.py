@@ -1,0 +1,108 @@
+"""How numbers are written in cards and reports, and the Jinja environment that fills the templates.
+
+A measurement that is missing is written as "not measured"; nothing is ever made up or left as a blank.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+
+NOT_MEASURED = "not measured"
+PAPER = "https://arxiv.org/abs/2411.16201"
+
+CITATION = f"""\
+The method is described in [arXiv 2411.16201]({PAPER}); please cite it:
+
+```bibtex
+@misc{{yi2024videotext,
+  title         = {{Video-Text Dataset Construction from Multi-AI Feedback: Promoting Weak-to-Strong Preference Learning
+                   for Video Large Language Models}},
+  author        = {{Yi, Hao and Li, Qingyang and Hu, Yulan and Zhang, Fuzheng and Zhang, Di and Liu, Yong}},
+  year          = {{2024}},
+  eprint        = {{2411.16201}},
+  archivePrefix = {{arXiv}},
+  url           = {{{PAPER}}}
+}}
+```"""
+
+ARM_WORDS = {
+    "base": "the model every arm starts from",
+    "sft_chosen": "control: supervised training on the chosen answers",
+    "dpo": "one run of DPO",
+    "dpo_expo": "the same run, then extrapolated once",
+    "iter": "iterated DPO, alpha 0 in every round",
+    "iter_w2s": "iterated DPO, alpha chosen per round on validation",
+}
+
+
+def missing(value: object) -> bool:
+    """True for None and NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def count(value) -> str:
+    """12345 → 12,345."""
+    return NOT_MEASURED if missing(value) else f"{int(value):,}"
+
+
+def share(value, digits: int = 1) -> str:
+    """0.7312 → 73.1 %."""
+    return NOT_MEASURED if missing(value) else f"{100 * value:.{digits}f} %"
+
+
+def points(value, digits: int = 1) -> str:
+    """0.153 → +15.3 (percentage points)."""
+    return NOT_MEASURED if missing(value) else f"{100 * value:+.{digits}f}".replace("-", "−")
+
+
+def interval(bounds) -> str:
+    """[0.61, 0.68] → 61.0 – 68.0 %."""
+    if not bounds or any(missing(bound) for bound in bounds):
+        return NOT_MEASURED
+    return f"{100 * bounds[0]:.1f} – {100 * bounds[1]:.1f} %"
+
+
+def number(value, digits: int = 3) -> str:
+    """0.12345 → 0.123; 4e-05 → 4e-05."""
+    if missing(value):
+        return NOT_MEASURED
+    return f"{value:.{digits}g}" if 0 < abs(value) < 1e-3 else f"{value:.{digits}f}"
+
+
+def short(value) -> str:
+    """As few digits as the number needs: 0.0 → 0, 0.50 → 0.5."""
+    return NOT_MEASURED if missing(value) else f"{value:g}"
+
+
+def p_value(value) -> str:
+    """0.00001 → < 0.0001; 0.0312 → 0.031."""
+    if missing(value):
+        return NOT_MEASURED
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+
+
+def alphas(values) -> str:
+    """[0.0, 0.5] → 0, 0.5; nothing to extrapolate → –."""
+    return ", ".join(short(value) for value in values) if values else "–"
+
+
+@cache
+def environment():
+    """The Jinja environment over ``cards/templates`` with the filters above; HTML templates are escaped."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=lambda name: bool(name) and ".html" in name,
+    )
+    for function in (count, share, points, interval, number, short, p_value, alphas):
+        made.filters[function.__name__] = function
+    made.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
+    made.globals.update(NOT_MEASURED=NOT_MEASURED, PAPER=PAPER, CITATION=CITATION, ARM_WORDS=ARM_WORDS)
+    return made

@@ -1,0 +1,1 @@
+"""From (video, question) to the preference dataset: sources, zoo, judges, pairs, writer."""

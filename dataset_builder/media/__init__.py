@@ -1,0 +1,25 @@
+"""Everything that touches a video file: probing, frame sampling, hashing.
+
+Example:
+    >>> from dataset_builder.media import sample_frames
+    >>> frames = sample_frames("clip.mp4", num_frames=8)
+    >>> frames.array.shape  # doctest: +SKIP
+    (8, 480, 640, 3)
+"""
+
+from dataset_builder.media.container import MediaError, VideoSource
+from dataset_builder.media.frames import Frames, VideoInfo, inspect_video, probe, sample_frames, uniform_indices
+from dataset_builder.media.hashing import file_sha256, perceptual_hash
+
+__all__ = [
+    "Frames",
+    "MediaError",
+    "VideoInfo",
+    "VideoSource",
+    "file_sha256",
+    "inspect_video",
+    "perceptual_hash",
+    "probe",
+    "sample_frames",
+    "uniform_indices",
+]

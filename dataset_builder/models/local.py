@@ -1,0 +1,228 @@
+"""A local checkpoint as a chat model: any transformers image-text-to-text model whose processor takes videos."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dataset_builder.errors import KitError
+from dataset_builder.models.base import ChatReply, ChatRequest, Decoding, chat_messages
+
+# What decides how a checkpoint answers. Trainer state, cards and metrics in the same folder do not.
+REVISION_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "*processor_config.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+def checkpoint_revision(folder: str | Path) -> str:
+    """Fingerprint a checkpoint folder by its content, so that retrained weights at the same path are another model.
+
+    Returns:
+        16 hex digits of the sha256 over names and bytes of weights, configs, processor and tokenizer.
+
+    Raises:
+        KitError: when the folder holds no safetensors weights.
+    """
+    folder = Path(folder)
+    files = sorted({path for pattern in REVISION_FILES for path in folder.glob(pattern)})
+    if not any(path.suffix == ".safetensors" for path in files):
+        hint = " (pickle weights are not read: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
+        raise KitError(f"{folder}: no checkpoint with *.safetensors weights here{hint}")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def load_model(
+    name_or_path: str | Path,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    name: str | None = None,
+) -> LocalChatModel:
+    """Load a checkpoint folder or a Hub id.
+
+    Args:
+        name_or_path: a folder with safetensors weights and a processor, or a Hub id.
+        revision: branch, tag or commit of a Hub id.
+        device: ``auto`` takes a GPU when there is one.
+        dtype: a torch type's name, or ``auto`` for the one the checkpoint was saved in.
+        name: what to call the model in the dataset; the last part of the path by default.
+
+    Raises:
+        KitError: when the checkpoint is missing, has no safetensors weights, or needs code of its own.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    path = Path(name_or_path)
+    local = path.exists() or str(name_or_path).startswith(("/", "./", "../"))
+    if local and not path.is_dir():
+        raise KitError(f"{name_or_path}: there is no checkpoint folder here")
+    fingerprint = checkpoint_revision(path) if local else None
+    try:
+        processor = AutoProcessor.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(
+            name_or_path, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise KitError(f"{name_or_path}: cannot be loaded as an image-text-to-text model: {reason}") from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    fingerprint = fingerprint or getattr(model.config, "_commit_hash", None) or revision or "unknown"
+    return LocalChatModel(model.to(device), processor, name or path.name, fingerprint, device)
+
+
+class LocalChatModel:
+    """A loaded model and its processor behind the chat interface.
+
+    Args:
+        model: a transformers image-text-to-text model.
+        processor: its processor, with a chat template.
+        name: what the dataset and the results call it.
+        revision: content hash of a folder or commit of a Hub id.
+        device: where the model is.
+    """
+
+    def __init__(self, model, processor, name: str, revision: str, device: str = "cpu"):
+        self.model, self.processor, self.name, self.revision, self.device = model, processor, name, revision, device
+        template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+        if not template:
+            raise KitError(f"{name}: its processor has no chat template, so it cannot be asked as a chat model")
+        self.template_hash = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+        model.eval()
+
+    def prepare(self, requests: list[ChatRequest], texts: list[str] | None = None):
+        """Turn requests into model inputs, padded on the left.
+
+        Args:
+            requests: all with frames or all without.
+            texts: rendered prompts to use in place of the template's own.
+
+        Returns:
+            A BatchFeature on the model's device; ``input_ids`` [B, L].
+        """
+        texts = texts or [
+            self.processor.apply_chat_template(chat_messages(request), tokenize=False, add_generation_prompt=True)
+            for request in requests
+        ]
+        kwargs = {}
+        if requests[0].frames is not None:
+            kwargs = video_inputs([request.frames for request in requests])
+        batch = self.processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **kwargs)
+        return batch.to(self.device)
+
+    def _batches(self, requests: list[ChatRequest], batch_size: int):
+        """Yield (positions, batch): at most batch_size requests of one kind (same frame shape) in their order."""
+        groups: dict[tuple, list[int]] = {}
+        for position, request in enumerate(requests):
+            shape = () if request.frames is None else request.frames.array.shape
+            groups.setdefault(shape, []).append(position)
+        for positions in groups.values():
+            for start in range(0, len(positions), batch_size):
+                chunk = positions[start : start + batch_size]
+                yield chunk, [requests[i] for i in chunk]
+
+    def generate(
+        self, requests: list[ChatRequest], decoding: Decoding, seed: int, batch_size: int = 64
+    ) -> list[ChatReply]:
+        """Answer every request in batches; the generator is seeded once for the call.
+
+        Args:
+            requests: what to answer; callers pass one block at a time, so that the block fixes the randomness.
+            decoding: temperature 0 is greedy.
+            seed: of this call's sampling.
+            batch_size: at most so many requests at once.
+
+        Returns:
+            One reply per request, in order.
+        """
+        import torch
+
+        replies: list[ChatReply | None] = [None] * len(requests)
+        sampling = {"do_sample": False}
+        if decoding.temperature > 0:
+            sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        tokenizer = self.processor.tokenizer
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+        with torch.random.fork_rng(devices=[self.device] if self.device.startswith("cuda") else []):
+            torch.manual_seed(seed)
+            for positions, chunk in self._batches(requests, batch_size):
+                inputs = self.prepare(chunk)
+                with torch.inference_mode():
+                    output = self.model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, **sampling)
+                prompt = inputs["attention_mask"].sum(1).tolist()
+                answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+                for position, tokens, length in zip(positions, answers, prompt, strict=True):
+                    end = next((i for i, token in enumerate(tokens) if token in ends), None)
+                    text = tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
+                    count = len(tokens) if end is None else end + 1
+                    replies[position] = ChatReply(text, "length" if end is None else "stop", length, count)
+        return replies
+
+    def choice_probability(
+        self, requests: list[ChatRequest], choices: tuple[str, ...] = ("yes", "no"), batch_size: int = 64
+    ) -> np.ndarray:
+        """Probability of each choice as the reply's first token, normalised over the choices.
+
+        Args:
+            requests: what to judge.
+            choices: words whose first tokens differ.
+
+        Returns:
+            float64 [N, len(choices)], rows sum to 1.
+
+        Raises:
+            KitError: when two choices begin with the same token.
+        """
+        import torch
+
+        tokenizer = self.processor.tokenizer
+        first = [tokenizer(choice, add_special_tokens=False)["input_ids"][0] for choice in choices]
+        if len(set(first)) < len(first):
+            raise KitError(f"{self.name}: the choices {choices} begin with the same token, they cannot be told apart")
+        result = np.empty((len(requests), len(choices)))
+        for positions, chunk in self._batches(requests, batch_size):
+            inputs = self.prepare(chunk)
+            with torch.inference_mode():
+                logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]  # [B, V]
+            result[positions] = logits[:, first].double().softmax(-1).cpu().numpy()
+        return result
+
+
+def video_inputs(frames: list) -> dict:
+    """Processor arguments for clips that are sampled already: arrays with the metadata that time stamps need.
+
+    Without metadata Qwen3-VL and SmolVLM assume 24 frames a second; without ``do_sample_frames=False`` they would
+    sample the samples again.
+    """
+    from transformers.video_utils import VideoMetadata
+
+    metadata = [
+        VideoMetadata(
+            total_num_frames=f.total,
+            fps=f.fps,
+            duration=f.duration,
+            frames_indices=list(f.indices),
+            height=f.array.shape[1],
+            width=f.array.shape[2],
+        )
+        for f in frames
+    ]
+    return {"videos": [f.array for f in frames], "video_metadata": metadata, "do_sample_frames": False}

@@ -1,0 +1,353 @@
+"""Ask a model every question of a benchmark and judge the answers: what arms, alpha search and cards all go through."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dataset_builder.errors import KitError
+from eval.results import Results, benchmark_fingerprint, read_json
+
+if TYPE_CHECKING:  # the model and judge rooms import torch, which a command line should not wait for
+    from dataset_builder.judges import Judge, Score
+    from dataset_builder.media import Frames
+    from dataset_builder.models import Decoding, LocalChatModel
+
+BATCH_SIZE = 64
+VIDEO_ID_DIGITS = 16  # a video_id is so many first hex digits of the file's sha256
+RIGHT_FROM = 0.5  # share of a criterion's range from which an answer counts as right
+VERDICT_CRITERIA = ("match", "correct")  # criteria that say right or wrong; otherwise a judge's first criterion does
+BENCHMARK_COLUMNS = ("question_id", "video_id", "question", "answers", "question_type", "video")
+
+
+@dataclass(frozen=True)
+class BenchmarkItem:
+    """One question of a benchmark.
+
+    Attributes:
+        question_id: unique within the benchmark.
+        video_id: the video it is about; statistics cluster by it.
+        question: text.
+        answers: reference answers, any of which is right; may be empty.
+        question_type: kind of question, or "".
+        video: path or file content; None if the dataset holds no video and none was attached.
+    """
+
+    question_id: str
+    video_id: str
+    question: str
+    answers: tuple[str, ...]
+    question_type: str
+    video: str | bytes | None = field(repr=False)
+
+
+class FramesCache(MutableMapping):
+    """Decoded frames by video, shared by the models of a process; the oldest leave when ``max_bytes`` is reached."""
+
+    def __init__(self, max_bytes: int = 2 << 30):
+        self.max_bytes = max_bytes
+        self._frames: OrderedDict = OrderedDict()
+        self._bytes = 0
+
+    def __getitem__(self, key):
+        return self._frames[key]
+
+    def __setitem__(self, key, frames: Frames) -> None:
+        self.pop(key, None)
+        self._frames[key] = frames
+        self._bytes += frames.array.nbytes
+        while self._bytes > self.max_bytes and len(self._frames) > 1:
+            del self[next(iter(self._frames))]
+
+    def __delitem__(self, key) -> None:
+        self._bytes -= self._frames.pop(key).array.nbytes
+
+    def __iter__(self):
+        return iter(list(self._frames))
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+
+def load_benchmark(
+    dataset_folder: str | Path, split: str = "test", media: str | Path | None = None, limit: int | None = None
+) -> list[BenchmarkItem]:
+    """Read a split of the ``benchmark`` config of a dataset folder or Hub dataset.
+
+    Args:
+        dataset_folder: a folder made by ``python -m dataset_builder build``, or ``NAMESPACE/NAME`` on the Hub.
+        split: ``validation`` or ``test``.
+        media: ``media.json`` (sha256 → path) for datasets that hold no video; each file's hash is verified.
+        limit: take the first rows only.
+
+    Raises:
+        KitError: if the dataset or split is missing, or an attached video does not match its hash.
+    """
+    rows = load_rows(dataset_folder, split, limit)
+    attach = MediaIndex(media) if media else None
+    items: list[BenchmarkItem] = []
+    for row in rows:
+        video = video_source(row["video"], row["video_id"], attach)
+        items.append(
+            BenchmarkItem(
+                question_id=row["question_id"],
+                video_id=row["video_id"],
+                question=row["question"],
+                answers=tuple(row["answers"] or ()),
+                question_type=row["question_type"] or "",
+                video=shared(video, items[-1].video if items else None),
+            )
+        )
+    return items
+
+
+def load_rows(dataset: str | Path, split: str, limit: int | None = None):
+    """The ``datasets.Dataset`` behind a benchmark split, its videos left undecoded.
+
+    Raises:
+        KitError: if there is no such dataset, config or split.
+    """
+    from datasets import Video, load_dataset
+
+    # A Hub id is NAMESPACE/NAME. Anything else that is no folder must not reach load_dataset, which would answer a bare
+    # name from its cache of a folder that is gone.
+    name = str(dataset)
+    if not Path(dataset).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise KitError(
+            f"{dataset}: no such dataset folder; build one with `python -m dataset_builder build CONFIG.yaml`"
+        )
+    # Given a folder, load_dataset keys its cache on the README alone and may answer with rows of an earlier build;
+    # given files, it looks at their times.
+    files = sorted(str(path) for path in Path(dataset).glob(f"benchmark/{split}-*.parquet"))
+    try:
+        if files:
+            rows = load_dataset("parquet", data_files={split: files}, split=split)
+        else:
+            rows = load_dataset(name, "benchmark", split=split)
+    except Exception as error:  # datasets raises many kinds here; the first line says which part is missing
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise KitError(f"{dataset}: cannot load split '{split}' of config 'benchmark': {reason}") from error
+    missing = [name for name in BENCHMARK_COLUMNS if name not in rows.column_names]
+    if missing:
+        raise KitError(f"{dataset}: the 'benchmark' config has no column '{missing[0]}'")
+    if limit is not None:
+        rows = rows.select(range(min(limit, len(rows))))
+    return rows.cast_column("video", Video(decode=False))
+
+
+class MediaIndex:
+    """A ``media.json`` written by a build: finds a person's own copy of a video by its sha256 and verifies it once."""
+
+    def __init__(self, path: str | Path):
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise KitError(f"{path}: expected an object that maps sha256 to a path")
+        self.path, self._verified = str(path), {}
+        self._paths = {digest[:VIDEO_ID_DIGITS]: (digest, str(found)) for digest, found in content.items()}
+
+    def find(self, video_id: str) -> str | None:
+        """The path of the video whose sha256 begins with ``video_id``; None if there is none.
+
+        Raises:
+            KitError: if the file is gone or its content has changed.
+        """
+        if video_id not in self._verified:
+            known = self._paths.get(video_id[:VIDEO_ID_DIGITS])
+            self._verified[video_id] = known and self._verify(*known)
+        return self._verified[video_id]
+
+    def _verify(self, digest: str, path: str) -> str:
+        from dataset_builder.media import file_sha256
+
+        if not Path(path).is_file():
+            raise KitError(f"{self.path}: the video {path} is gone")
+        if file_sha256(path) != digest:
+            raise KitError(f"{self.path}: the video {path} has changed since the dataset was built (other sha256)")
+        return path
+
+
+def video_source(video: dict | None, video_id: str, attach: MediaIndex | None) -> str | bytes | None:
+    """The bytes or path behind an undecoded ``Video`` value, or the attached copy if the dataset holds none."""
+    if video and video.get("bytes"):
+        return video["bytes"]
+    if video and video.get("path") and os.path.exists(video["path"]):
+        return video["path"]
+    return attach.find(video_id) if attach else None
+
+
+def shared(video: str | bytes | None, previous: str | bytes | None) -> str | bytes | None:
+    """``previous`` if it is the same content: rows come sorted by video, so each clip is in memory only once."""
+    return previous if video == previous else video
+
+
+def frames_of(video: str | bytes | None, num_frames: int, cache: MutableMapping | None = None) -> Frames:
+    """Sample a video's frames, or take them from ``cache``.
+
+    Raises:
+        KitError: if there is no video, or it cannot be decoded.
+    """
+    from dataset_builder.media import sample_frames
+
+    if video is None:
+        raise KitError("the dataset holds no video for this row; attach your own copies with media.json")
+    key = (_content_key(video), num_frames)
+    if cache is not None and key in cache:
+        return cache[key]
+    frames = sample_frames(video, num_frames)
+    if cache is not None:
+        cache[key] = frames
+    return frames
+
+
+def evaluate(
+    model: LocalChatModel,
+    items: Sequence[BenchmarkItem],
+    judge: Judge | None = None,
+    decoding: Decoding | None = None,
+    *,
+    name: str | None = None,
+    dataset: str = "",
+    frames_cache: MutableMapping | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Results:
+    """Answer every item with ``model`` and judge the answers.
+
+    Args:
+        model: the chat interface of the model room; it stays in whatever state it is in.
+        items: the questions; keep questions of one video together, and each video is decoded once.
+        judge: any judge of ``dataset_builder.judges``; the reference judge by default.
+        decoding: greedy with 16 new tokens and 8 frames by default.
+        name: what the run is called in tables; the model's name by default.
+        dataset: where the items came from, for the record.
+        frames_cache: pass one mapping to all models of a process to decode every video once.
+        seed: for sampled decoding; greedy answers do not depend on it.
+        batch_size: questions per batch.
+        on_batch: called with (done, total) after each batch.
+
+    Returns:
+        One row per item in the order given. A video that cannot be read, a generation that failed or a judge that
+        could not judge leaves ``correct`` None and says why in ``error``; such rows are no wrong answers.
+
+    Raises:
+        KitError: if there are no items.
+    """
+    from dataset_builder.judges import ReferenceJudge
+
+    if not items:
+        raise KitError("the benchmark is empty: there is nothing to evaluate")
+    judge = judge or ReferenceJudge()
+    decoding = decoding or greedy()
+    cache = FramesCache() if frames_cache is None else frames_cache
+    rows: list[dict] = []
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        rows += _evaluate_batch(model, batch, judge, decoding, cache, seed, batch_size)
+        if on_batch:
+            on_batch(len(rows), len(items))
+    return Results(
+        name=name or model.name,
+        model=model.name,
+        model_revision=model.revision,
+        dataset=str(dataset),
+        dataset_fingerprint=benchmark_fingerprint((i.question_id, i.video_id, i.question, i.answers) for i in items),
+        judge=judge_record(judge),
+        decoding={**asdict(decoding), "seed": seed, "template_hash": model.template_hash},
+        rows=rows,
+    )
+
+
+def greedy(max_new_tokens: int = 16, num_frames: int = 8) -> Decoding:
+    """Greedy decoding: the same model and questions give the same answers."""
+    from dataset_builder.models import Decoding
+
+    return Decoding(temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens, num_frames=num_frames)
+
+
+def judge_record(judge: Judge) -> dict:
+    """What a saved result says about its judge."""
+    return {"name": judge.name, "revision": judge.revision, "settings_hash": judge.settings_hash}
+
+
+def verdict(scores: Sequence[Score]) -> dict:
+    """Turn a judge's scores for one answer into ``{"correct", "score", "error"}``.
+
+    ``correct`` is 1 if the criterion ``match`` or ``correct`` (else the first one) reaches half of its declared range,
+    0 if not, None if the judge could not say; ``score`` is the aggregate over all criteria in 0–1.
+    """
+    from dataset_builder.judges import aggregate
+
+    if not scores:
+        return {"correct": None, "score": None, "error": "the judge returned no score"}
+    decisive = next((s for s in scores if s.criterion in VERDICT_CRITERIA), scores[0])
+    if decisive.score is None:
+        return {"correct": None, "score": None, "error": decisive.error or "the judge gave no score"}
+    share = (decisive.score - decisive.low) / (decisive.high - decisive.low)
+    return {"correct": int(share >= RIGHT_FROM), "score": aggregate(list(scores), None), "error": None}
+
+
+def judge_answers(answers: Sequence, judge_items: Sequence, judge: Judge) -> list[dict]:
+    """Verdicts for answers, where ``answers[i]`` is a text or an exception that explains why there is none."""
+    judged = iter(judge.score([item for item, a in zip(judge_items, answers) if isinstance(a, str)]))
+    return [
+        verdict(next(judged)) if isinstance(a, str) else {"correct": None, "score": None, "error": str(a)}
+        for a in answers
+    ]
+
+
+def _evaluate_batch(model, batch, judge, decoding, cache, seed, batch_size) -> list[dict]:
+    from dataset_builder.judges import JudgeItem
+    from dataset_builder.models import ChatRequest
+
+    frames: list[Frames | KitError] = []
+    for item in batch:
+        try:
+            frames.append(frames_of(item.video, decoding.num_frames, cache))
+        except KitError as error:
+            frames.append(error)
+    readable = [i for i, f in enumerate(frames) if not isinstance(f, KitError)]
+    requests = [ChatRequest(question=batch[i].question, frames=frames[i]) for i in readable]
+    replies = iter(model.generate(requests, decoding, seed=seed, batch_size=batch_size) if requests else [])
+    answers: list[str | KitError] = []
+    for found in frames:
+        if isinstance(found, KitError):
+            answers.append(found)
+            continue
+        reply = next(replies)
+        answers.append(KitError(reply.error) if reply.error else reply.text)
+    judge_items = [
+        JudgeItem(
+            question=item.question,
+            answers=list(item.answers),
+            frames=frames_of(item.video, judge.num_frames, cache) if judge.needs_frames and readable_video else None,
+            response=answer if isinstance(answer, str) else "",
+        )
+        for item, answer, readable_video in zip(batch, answers, [not isinstance(f, KitError) for f in frames])
+    ]
+    verdicts = judge_answers(answers, judge_items, judge)
+    return [
+        {
+            "question_id": item.question_id,
+            "video_id": item.video_id,
+            "question_type": item.question_type,
+            "question": item.question,
+            "answers": list(item.answers),
+            "response": answer if isinstance(answer, str) else None,
+            **judged,
+        }
+        for item, answer, judged in zip(batch, answers, verdicts)
+    ]
+
+
+def _content_key(video: str | bytes) -> str | tuple:
+    """Tells videos apart by content (bytes) or by path, size and time (files): a rewritten file is decoded again."""
+    if isinstance(video, bytes):
+        return hashlib.sha256(video).hexdigest()
+    status = os.stat(video) if os.path.exists(video) else None
+    return (os.path.abspath(video), status and status.st_size, status and status.st_mtime_ns)

@@ -1,0 +1,52 @@
+"""Checkpoint folders: ordinary ones that stock transformers loads, and never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.results import read_json, write_text
+from recipes.extrapolate import State, snapshot
+
+
+def place(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder under a temporary name, then give it its own."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def save_checkpoint(model, processor, folder: Path, weights: State | None = None, dtype=torch.float32) -> None:
+    """An ordinary checkpoint: safetensors weights, config, processor, chat template."""
+    model.save_pretrained(folder, **({} if weights is None else {"state_dict": dict(weights)}))
+    if (backend := getattr(processor.tokenizer, "backend_tokenizer", None)) is not None:
+        # The last call's padding would be written down, and the checkpoint's hash would depend on it.
+        backend.no_padding()
+        backend.no_truncation()
+    processor.save_pretrained(folder)
+    if dtype is not torch.float32:  # the library wrote down the model's type, not that of the weights it was given
+        config = read_json(folder / "config.json")
+        write_text(folder / "config.json", json.dumps(_retyped(config, str(dtype).split(".")[1]), indent=2) + "\n")
+
+
+def _retyped(config: Any, dtype: str) -> Any:
+    """A configuration with every ``dtype`` in it replaced."""
+    if not isinstance(config, dict):
+        return config
+    return {k: dtype if k == "dtype" and v else _retyped(v, dtype) for k, v in config.items()}
+
+
+def load_state(folder: Path) -> State:
+    """The state of a saved checkpoint, in fp32."""
+    from dataset_builder.models import load_model
+
+    return snapshot(load_model(folder, device="cpu", dtype="float32").model)

@@ -1,0 +1,246 @@
+"""What `recipes/iter_w2s.py` can be told: three dataclasses for TRL's parser, and the checks on them.
+
+Torch, transformers and TRL are imported by :func:`parse` only, after :func:`precheck` has seen that the base checkpoint
+and the dataset exist: a wrong path should not take seven seconds to say so.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataset_builder.errors import KitError
+
+ARMS = ("base", "sft_chosen", "dpo", "dpo_expo", "iter", "iter_w2s")
+# Training arguments that change what is printed or where things go, but not the weights.
+INCIDENTAL = (
+    *("output_dir", "logging_", "report_to", "run_name", "disable_tqdm", "log_", "dataloader_", "hub_", "push_to_hub"),
+    *("eval_", "do_", "save_", "ddp_", "use_cpu", "project", "trackio", "load_best", "metric_for", "greater_is"),
+    *("include_", "per_device_eval", "resume_from", "precompute_ref", "local_rank", "label_names", "batch_eval"),
+)
+
+
+@dataclass
+class IterW2SArguments:
+    """Rounds of video DPO with extrapolation. Everything else is TRL's `DPOConfig` and `ModelConfig`.
+
+    Attributes:
+        dataset_name: dataset folder made by `python -m dataset_builder build`, or NAMESPACE/NAME on the Hub.
+        dataset_train_split: split of `preferences` to train on.
+        validation_split: split of `benchmark` on which alpha and the learning rate are chosen.
+        test_split: split of `benchmark` the arms are reported on.
+        media: media.json of the build, for datasets that hold no videos.
+        rounds: rounds; each trains `max_steps` optimizer steps from where the last one ended.
+        alphas: extrapolation steps to choose from in each round; must contain 0.
+        sft_weight: weight of the SFT term on chosen answers, against likelihood displacement; 0 leaves it out.
+        num_frames: frames sampled per video.
+        freeze_vision: leave the vision tower as it is.
+        max_new_tokens: longest answer in evaluation.
+        validation_limit: use the first so many validation questions only.
+        save_dtype: type of the saved weights; rounds hand over fp32 whatever it is.
+        arms: train and evaluate the controls too.
+        learning_rates: candidates of the learning-rate search that every arm gets (with --arms).
+        workers: one-thread processes that share the arms' runs (with --arms).
+        draws: random sign flips of the paired tests (with --arms).
+        overwrite: replace rounds of another configuration.
+    """
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset folder, or NAMESPACE/NAME on the Hub."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split of `preferences` to train on."})
+    validation_split: str = field(default="validation", metadata={"help": "Split of `benchmark` to choose alpha on."})
+    test_split: str = field(default="test", metadata={"help": "Split of `benchmark` the arms are reported on."})
+    media: str | None = field(default=None, metadata={"help": "media.json, for datasets that hold no videos."})
+    rounds: int = field(default=3, metadata={"help": "Rounds of max_steps optimizer steps each."})
+    alphas: list[float] = field(
+        default_factory=lambda: [0.0, 0.25, 0.5, 1.0], metadata={"help": "Extrapolation steps to choose from."}
+    )
+    sft_weight: float = field(default=0.0, metadata={"help": "Weight of the SFT term on chosen answers."})
+    num_frames: int = field(default=8, metadata={"help": "Frames sampled per video."})
+    freeze_vision: bool = field(default=True, metadata={"help": "Leave the vision tower as it is."})
+    max_new_tokens: int = field(default=16, metadata={"help": "Longest answer in evaluation."})
+    validation_limit: int | None = field(default=None, metadata={"help": "Use so many validation questions only."})
+    save_dtype: str = field(default="float32", metadata={"help": "Type of the saved weights: float32 or bfloat16."})
+    arms: bool = field(default=False, metadata={"help": "Train and evaluate the controls too."})
+    learning_rates: list[float] | None = field(default=None, metadata={"help": "Learning rates every arm may choose."})
+    workers: int = field(default=1, metadata={"help": "One-thread processes that share the arms' runs."})
+    draws: int = field(default=100_000, metadata={"help": "Sign flips of the paired tests."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace rounds of another configuration."})
+
+    def __post_init__(self):
+        self.alphas = sorted({_number("alphas", a) for a in self.alphas}, key=abs)
+        if self.learning_rates is not None:
+            self.learning_rates = sorted({_number("learning_rates", r) for r in self.learning_rates})
+        if 0.0 not in self.alphas:
+            raise KitError(f"alphas {self.alphas} must contain 0: no extrapolation has to be one of the choices")
+        if self.rounds < 1 or self.workers < 1 or self.num_frames < 1 or self.draws < 1:
+            raise KitError("rounds, workers, num_frames and draws must be at least 1")
+        if self.sft_weight < 0:
+            raise KitError(f"sft_weight is {self.sft_weight}, it must not be negative")
+        if self.save_dtype not in ("float32", "bfloat16", "float16"):
+            raise KitError(f"save_dtype is {self.save_dtype!r}; choose float32, bfloat16 or float16")
+
+
+@dataclass
+class Settings:
+    """One parsed command.
+
+    Attributes:
+        script: :class:`IterW2SArguments`.
+        training: TRL's `DPOConfig` with the kit's defaults.
+        model: TRL's `ModelConfig`.
+        argv: the words it was parsed from; workers parse the same.
+    """
+
+    script: IterW2SArguments
+    training: Any
+    model: Any
+    argv: list[str]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the trained weights, as JSON values, except dataset and base (known by content)."""
+        training = {k: v for k, v in self.training.to_dict().items() if not k.startswith(INCIDENTAL)}
+        names = ("rounds", "alphas", "sft_weight", "num_frames", "freeze_vision", "max_new_tokens", "validation_limit")
+        names += ("save_dtype", "dataset_train_split", "validation_split")
+        script = {name: getattr(self.script, name) for name in names}
+        lora = {k: v for k, v in vars(self.model).items() if k.startswith(("lora_", "use_", "dtype"))}
+        return {**training, **script, **(lora if self.model.use_peft else {"use_peft": False})}
+
+
+@functools.cache
+def training_class():
+    """TRL's `DPOConfig` with defaults for rounds on videos (a function, because importing TRL takes seconds)."""
+    from trl import DPOConfig
+
+    @dataclass
+    class IterW2SConfig(DPOConfig):
+        """`DPOConfig` with other defaults.
+
+        No cut prompts (a cut would tear videos), no checkpoints of the Trainer (a round is the unit that is saved), no
+        schedule (the arms are to take equal steps), reference log-probabilities computed once per round.
+        """
+
+        max_length: int | None = field(default=None, metadata={"help": "Longest sequence; prompts are never cut."})
+        precompute_ref_log_probs: bool = field(default=True, metadata={"help": "Compute references once per round."})
+        gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
+        bf16: bool | None = field(default=False, metadata={"help": "bf16 autocast; master weights stay fp32."})
+        lr_scheduler_type: str = field(default="constant", metadata={"help": "The scheduler within a round."})
+        train_sampling_strategy: str = field(default="sequential", metadata={"help": "Rounds shuffle rows."})
+        logging_steps: float = field(default=5, metadata={"help": "Steps between progress lines."})
+        save_strategy: str = field(default="no", metadata={"help": "Trainer checkpoints; rounds are always saved."})
+        report_to: str | None = field(default="none", metadata={"help": "Where the Trainer logs to."})
+        disable_tqdm: bool | None = field(default=True, metadata={"help": "No progress bars; progress is lines."})
+        remove_unused_columns: bool | None = field(default=False, metadata={"help": "The collator reads whole rows."})
+        dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory of batches."})
+
+    return IterW2SConfig
+
+
+def parse(argv: list[str]) -> Settings:
+    """Parse a command line with an optional `--config FILE.yaml` whose values it overrides.
+
+    Raises:
+        KitError: for a missing file, an unknown key in the YAML or a value out of range.
+    """
+    precheck(argv)
+    # TRL still sets names that transformers has renamed; nothing a person who types this command could change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    import yaml
+    from trl import ModelConfig, TrlParser
+
+    parser = TrlParser((IterW2SArguments, training_class(), ModelConfig), description=IterW2SArguments.__doc__)
+    try:
+        script, training, model = parser.parse_args_and_config(argv)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise KitError(f"configuration: {str(error).strip().splitlines()[0]}") from error
+    _check(script, training, model)
+    if script.sft_weight > 0:
+        losses = list(training.loss_type)
+        training.loss_weights = [*(training.loss_weights or [1.0] * len(losses)), script.sft_weight]
+        training.loss_type = [*losses, "sft"]
+    return Settings(script, training, model, list(argv))
+
+
+def precheck(argv: list[str]) -> None:
+    """Check files without importing anything heavy; values that only TRL's parser can read are left to it.
+
+    Raises:
+        KitError: naming the configuration, base checkpoint or dataset that is missing.
+    """
+    if any(word in ("-h", "--help") for word in argv):
+        return
+    values: dict[str, Any] = {}
+    if (config := _option(argv, "config")) is not None:
+        values.update(read_yaml(config))
+    for name in ("model_name_or_path", "dataset_name", "media"):
+        value = _option(argv, name) or values.get(name)
+        if value is None and name != "media":
+            raise KitError(f"--{name} is needed (or `{name}:` in the YAML)")
+        if value is None or Path(value).exists():
+            continue
+        if name != "media" and _hub_id(str(value)):
+            continue
+        hint = "run make demo first" if name != "media" else "it stands in the work folder of the build"
+        raise KitError(f"{value} is missing: {hint} (--{name})")
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        KitError: when the file is missing, broken, or something else.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KitError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        line = getattr(error, "problem_mark", None)
+        raise KitError(f"{path}:{line.line + 1 if line else 1}: not valid YAML") from None
+    if not isinstance(content, dict):
+        raise KitError(f"{path}: expected `name: value` lines")
+    return content
+
+
+def _check(script: IterW2SArguments, training, model) -> None:
+    if training.max_steps < 1:
+        raise KitError("--max_steps is needed: the optimizer steps of one round")
+    if model.dtype not in (None, "float32"):
+        raise KitError(f"dtype is {model.dtype}: extrapolation needs fp32 masters; use --bf16 true for mixed precision")
+    if model.use_peft and model.use_dora:
+        raise KitError("use_dora: a DoRA adapter cannot be extrapolated; use plain LoRA")
+    if model.load_in_4bit or model.load_in_8bit:
+        raise KitError("quantized bases have no fp32 masters to extrapolate from; load them in full")
+    if (not training.precompute_ref_log_probs and not model.use_peft) or training.sync_ref_model:
+        # TRL would load the reference from the checkpoint the run began with: wrong from the second round on.
+        raise KitError("precompute_ref_log_probs must stay true and sync_ref_model false: each round has its reference")
+    if training.trust_remote_code:
+        raise KitError("trust_remote_code: the kit runs no code from checkpoints")
+
+
+def _option(argv: list[str], name: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word == f"--{name}" and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"--{name}="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _hub_id(value: str) -> bool:
+    return value.count("/") == 1 and not value.startswith((".", "/", "~", "runs/"))
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise KitError(f"{name}: {value!r} is not a number")
+    return number
