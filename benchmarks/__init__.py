@@ -1,0 +1,1 @@
+"""Side-by-side measurements: ratios of two ways in one run, never bare speeds."""

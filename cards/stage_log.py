@@ -135,6 +135,7 @@ class StageLog:
         body: Callable[[], dict],
         headline: Callable[[dict], str],
         owns: Sequence[Path] = (),
+        doing: str = "at work",
     ) -> dict:
         """Run one stage, or take what it measured when it is done already.
 
@@ -145,6 +146,7 @@ class StageLog:
             body: does the work, goes on from its own traces if it was stopped, returns what it measured.
             headline: turns the measurements into one line for the person who watches.
             owns: paths that are removed first when they were made from other inputs.
+            doing: what the line at the start says; one at the end has the headline and the seconds.
 
         Returns:
             What ``body`` returned, after a round trip through JSON.
@@ -167,7 +169,7 @@ class StageLog:
         with self._guard:
             self.log["stages"][name] = {"inputs": mark, "done": False, "seconds": before, "outputs": {}}
         self._stage = (name, before, time.monotonic())
-        self.say(f"[{name}] …")
+        self.say(f"[{name}] {doing}{', going on where it was' if before else ''} …")
         try:
             result = json.loads(json.dumps(body(), default=_plain))
         finally:
@@ -181,8 +183,22 @@ class StageLog:
             raise KitError(f"stage {name} ended without writing {missing[0]}")
         entry["done"] = True
         self.save()
-        self.say(f"[{name}] {headline(result)} ({entry['seconds']:.0f} s)")
+        self.say(f"[{name}] done in {entry['seconds']:.0f} s: {headline(result)}")
         return result
+
+
+def progress_lines(say: Callable[[str], None], unit: str, every: float = 5.0) -> Callable[[int, int], None]:
+    """A callback (done, in all) that says a line with rate and time left, at most every few seconds."""
+    started = spoke = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal spoke
+        now = time.monotonic()
+        if done < total and now - spoke >= every:
+            spoke, rate = now, done / (now - started)
+            say(f"  {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {(total - done) / rate:.0f} s left")
+
+    return report
 
 
 def _plain(value: object):

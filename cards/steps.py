@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cards.release import ReleaseConfig
 from cards.run_folder import Run, choose_release_arm
-from cards.stage_log import StageLog, read_json, write_json
+from cards.stage_log import StageLog, progress_lines, read_json, write_json
 from cards.text import share
 
 
@@ -23,7 +23,8 @@ def world(config: ReleaseConfig, log: StageLog) -> dict:
     def body() -> dict:
         from dataset_builder.toy import generate_toy
 
-        questions = generate_toy(folder, seed=config.seed, **asdict(made))
+        said = progress_lines(log.say, "clips")
+        questions = generate_toy(folder, seed=config.seed, progress=said, **asdict(made))
         with open(questions, encoding="utf-8") as lines:
             number = sum(1 for _ in lines)
         return {"clips": made.clips, "types": made.types, "questions": number}
@@ -35,6 +36,7 @@ def world(config: ReleaseConfig, log: StageLog) -> dict:
         body,
         lambda m: f"{sum(m['clips'].values()):,} clips, {m['questions']:,} questions ({', '.join(m['types'])})",
         owns=[folder],
+        doing="drawing clips and questions",
     )
 
 
@@ -64,7 +66,8 @@ def models(config: ReleaseConfig, log: StageLog) -> dict:
     folders = [run / "models" / "base", run / "models" / "verifier"]
     folders += [run / "models" / "zoo" / member.name for member in config.build_config().zoo]
     weights = [folder / "model.safetensors" for folder in folders]
-    return log.run("models", [asdict(job) for job in JOBS], weights, body, headline, owns=[run / "models"])
+    doing = f"training {len(JOBS)} tiny models: base, verifier and zoo"
+    return log.run("models", [asdict(job) for job in JOBS], weights, body, headline, [run / "models"], doing)
 
 
 def dataset(config: ReleaseConfig, log: StageLog, overwrite: bool = False) -> dict:
@@ -80,7 +83,8 @@ def dataset(config: ReleaseConfig, log: StageLog, overwrite: bool = False) -> di
         return f"{m['questions']:,} questions, {m['answers']:,} answers, {m['pairs']:,} pairs in {folder}/"
 
     # the README is left out on purpose: a later stage writes the card into it
-    return log.run("dataset", asdict(made), [folder / "provenance.json"], body, headline)
+    doing = "sampling the zoo, judging its answers, selecting pairs"
+    return log.run("dataset", asdict(made), [folder / "provenance.json"], body, headline, doing=doing)
 
 
 def control(config: ReleaseConfig, log: StageLog) -> dict:
@@ -103,7 +107,8 @@ def control(config: ReleaseConfig, log: StageLog) -> dict:
             f"right chosen answers {share(right['zoo'])} against {share(right['single'])}"
         )
 
-    return log.run("control", [], [], body, headline)
+    doing = "sampling the best single member as often as the zoo, to compare"
+    return log.run("control", [], [], body, headline, doing=doing)
 
 
 def arms(config: ReleaseConfig, log: StageLog) -> dict:
@@ -122,7 +127,8 @@ def arms(config: ReleaseConfig, log: StageLog) -> dict:
 
     inputs = [read_yaml(config.training["config"]), fields]
     owns = [run / "arms", run / "results", run / "arms.json"]
-    return log.run("arms", inputs, [run / "arms.json"], body, headline, owns)
+    doing = "training and testing every arm"
+    return log.run("arms", inputs, [run / "arms.json"], body, headline, owns, doing)
 
 
 def run_file(config: ReleaseConfig) -> Run:
@@ -155,7 +161,11 @@ def figures(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
         return {"figures": draw_all(run)}
 
     folder = run.folder / "figures"
-    return log.run("figures", [], [folder], body, lambda m: f"{len(m['figures'])} figures in {folder}/", [folder])
+
+    def headline(m: dict) -> str:
+        return f"{len(m['figures'])} figures in {folder}/"
+
+    return log.run("figures", [], [folder], body, headline, [folder], "drawing")
 
 
 def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
@@ -181,7 +191,7 @@ def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
         return {"cards": written}
 
     outputs = [run.dataset / "README.md"] + ([release_folder / "README.md"] if release_folder else [])
-    return log.run("cards", [config.name], outputs, body, lambda m: ", ".join(m["cards"]))
+    return log.run("cards", [config.name], outputs, body, lambda m: ", ".join(m["cards"]), doing="writing the cards")
 
 
 def report(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
@@ -192,4 +202,5 @@ def report(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
 
         return {"report": str(write_report(run))}
 
-    return log.run("report", [config.name], [run.folder / "report.html"], body, lambda m: m["report"])
+    outputs = [run.folder / "report.html"]
+    return log.run("report", [config.name], outputs, body, lambda m: m["report"], doing="writing the report")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cards.run_folder import Run
 from cards.stage_log import StageLog, write_json
 from cards.text import alphas, count, interval, number, p_value, share
+from dataset_builder.pairs import HELD_OUT
 
 ARM_FIELDS = ("accuracy", "ci95", "p_vs_base", "p_vs_dpo", "alpha", "distance")
 
@@ -45,12 +46,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def summary_text(run: Run, summary: dict) -> str:
     """What the person who ran the release reads at the end."""
     control, models = run.measured("control"), run.measured("models")
-    drops = ", ".join(f"{reason} {n:,}" for reason, n in summary["drops"].items()) or "none"
     lines = [
         "",
         f"clips {count(summary['clips'])} · questions {count(summary['questions'])} · "
         f"answers {count(summary['answers'])} · pairs {count(summary['pairs'])}",
-        f"no pair: {drops}",
+        drops_text(summary["drops"]),
     ]
     if models.get("types_left_out"):
         lines.append(
@@ -92,6 +92,13 @@ def summary_text(run: Run, summary: dict) -> str:
         f"{summary['wall_seconds']:.0f} s of wall time, all sittings together",
     ]
     return "\n".join(lines)
+
+
+def drops_text(drops: dict[str, int]) -> str:
+    """Questions that gave no pair, by reason; those of the test split apart, since that is by design."""
+    others = ", ".join(f"{drop.replace('_', ' ')} {n:,}" for drop, n in drops.items() if drop != HELD_OUT) or "none"
+    held_out = f"; {drops[HELD_OUT]:,} test questions give no pairs by design" if drops.get(HELD_OUT) else ""
+    return f"dropped without a pair: {others}{held_out}"
 
 
 def _two(pair: dict) -> list[str]:

@@ -169,7 +169,8 @@ def load_questions(
     ]
     write_atomic(work / "rejected.jsonl", "".join(lines))
     if not questions:
-        raise KitError(f"{config.source.questions}: no usable question is left ({len(rejected)} rows were rejected)")
+        more = f" (and {len(rejected) - 1} more rows)" if len(rejected) > 1 else ""
+        raise KitError(f"{config.source.questions}: no usable question is left: {rejected[0]}{more}")
     return questions, rejected
 
 

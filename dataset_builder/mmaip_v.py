@@ -21,7 +21,7 @@ import yaml
 
 from dataset_builder.errors import KitError
 from dataset_builder.schema import CONFIG_SPLITS, DEFAULT_CONFIG, FEATURES, assistant_message, user_message
-from dataset_builder.stages import write_atomic, write_json
+from dataset_builder.stages import fingerprint, write_atomic, write_json
 
 ASSEMBLED = "assembled"
 ROW_GROUP = {"preferences": 8, "benchmark": 8, "responses": 1024, "questions": 1024}  # rows; videos make rows large
@@ -157,7 +157,8 @@ def write_dataset(
         str(path.relative_to(new)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(new.rglob("*.parquet"))
     }
-    write_atomic(new / "README.md", dataset_readme(infos))
+    contents = {name: content_key(files, name) for name in infos}
+    write_atomic(new / "README.md", dataset_readme(infos, contents))
     for name, content in extra.items():
         write_json(new / name, {**content, "files": files} if name == "provenance.json" else content)
     _put_in_place(new, output)
@@ -201,10 +202,28 @@ def _write_config(
     return info
 
 
-def dataset_readme(infos: dict[str, datasets.DatasetInfo]) -> str:
+def content_key(files: dict[str, dict], name: str) -> str:
+    """Fingerprint of a config's Parquet files: 16 hex digits that change with any byte of its rows.
+
+    Args:
+        files: hashes of all Parquet files, by their path in the dataset folder.
+        name: the config.
+    """
+    return fingerprint({path: entry["sha256"] for path, entry in files.items() if path.startswith(f"{name}/")})
+
+
+def dataset_readme(infos: dict[str, datasets.DatasetInfo], contents: dict[str, str]) -> str:
     """The folder's README: YAML ``configs`` and ``dataset_info`` that ``load_dataset`` reads, and what the configs are.
 
     Exactly one config is the default: ``preferences``, or, when there is no pair at all, the first that has rows.
+
+    ``load_dataset`` keeps what it read under a key made of the folder's *name* and this YAML block, not of the Parquet
+    files. A folder built again with as many rows and bytes, or another folder of the same name, would be answered
+    with the old rows; so each config's ``description`` carries the fingerprint of its content.
+
+    Args:
+        infos: what was written, by config.
+        contents: fingerprint of each config's content.
     """
     default = DEFAULT_CONFIG if DEFAULT_CONFIG in infos else next(iter(infos), None)
     configs, described = [], []
@@ -212,6 +231,7 @@ def dataset_readme(infos: dict[str, datasets.DatasetInfo]) -> str:
         entry: dict = {"config_name": name}
         if name == default:
             entry["default"] = True
+        entry["description"] = f"{DESCRIPTIONS[name]} Content {contents[name]}."
         entry["data_files"] = [{"split": split, "path": f"{name}/{split}-*.parquet"} for split in info.splits]
         configs.append(entry)
         described.append({"config_name": name, **info._to_yaml_dict()})

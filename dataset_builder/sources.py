@@ -352,7 +352,10 @@ def _repetition(question: Question, earlier: Question) -> RowError:
     if not differs:
         reason, kind = f"repeats row {earlier.row}; left out", "duplicate_row"
     else:
-        other = " and ".join(differs[:3])
+        # A person wrote "video" and "answer"; the fields that follow from these are not worth naming.
+        words = {"video_id": "video", "answers": "answer"}
+        follow = ("sha256", "phash", "duration")
+        other = " and ".join(list(dict.fromkeys(words.get(name, name) for name in differs if name not in follow))[:3])
         reason = f"'{one_line(question.question_id)}' already stands in row {earlier.row} with another {other}"
         kind = "duplicate_id"
     return RowError(question.file, question.row, "id", reason, kind)

@@ -212,20 +212,23 @@ def judge_block(job: Job, judge: Any, block: int, responses: list[dict], frames:
 
 @contextlib.contextmanager
 def model_room(threads: int) -> Iterator[None]:
-    """Set torch's CPU threads for a while, without the bars that loading weights draws into ours.
+    """Set torch's CPU threads for a while, without the bars and warnings that transformers writes into our bars.
 
-    The order of sums, and so now and then an answer, depends on the number of threads.
+    The order of sums, and so now and then an answer, depends on the number of threads. The warnings are about what a
+    checkpoint's ``generation_config.json`` sets and a build overrides; what is wrong with a checkpoint is an error.
     """
     import torch
     from transformers.utils import logging
 
-    before, bars = torch.get_num_threads(), logging.is_progress_bar_enabled()
+    before, bars, verbosity = torch.get_num_threads(), logging.is_progress_bar_enabled(), logging.get_verbosity()
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
 

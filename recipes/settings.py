@@ -152,6 +152,7 @@ def parse(argv: list[str]) -> Settings:
     from trl import ModelConfig, TrlParser
 
     parser = TrlParser((IterW2SArguments, training_class(), ModelConfig), description=IterW2SArguments.__doc__)
+    parser.error = refuse
     try:
         script, training, model = parser.parse_args_and_config(argv)
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -164,6 +165,15 @@ def parse(argv: list[str]) -> Settings:
     return Settings(script, training, model, list(argv))
 
 
+def refuse(message: str) -> None:
+    """What a parser calls in place of printing several pages of usage.
+
+    Raises:
+        KitError: always.
+    """
+    raise KitError(f"{message} (--help lists everything)")
+
+
 def precheck(argv: list[str]) -> None:
     """Check files without importing anything heavy; values that only TRL's parser can read are left to it.
 
@@ -173,10 +183,10 @@ def precheck(argv: list[str]) -> None:
     if any(word in ("-h", "--help") for word in argv):
         return
     values: dict[str, Any] = {}
-    if (config := _option(argv, "config")) is not None:
+    if (config := option(argv, "config")) is not None:
         values.update(read_yaml(config))
     for name in ("model_name_or_path", "dataset_name", "media"):
-        value = _option(argv, name) or values.get(name)
+        value = option(argv, name) or values.get(name)
         if value is None and name != "media":
             raise KitError(f"--{name} is needed (or `{name}:` in the YAML)")
         if value is None or Path(value).exists():
@@ -223,7 +233,8 @@ def _check(script: IterW2SArguments, training, model) -> None:
         raise KitError("trust_remote_code: the kit runs no code from checkpoints")
 
 
-def _option(argv: list[str], name: str) -> str | None:
+def option(argv: list[str], name: str) -> str | None:
+    """The value that follows `--name` on a command line, before anything is parsed."""
     for i, word in enumerate(argv):
         if word == f"--{name}" and i + 1 < len(argv):
             return argv[i + 1]

@@ -9,11 +9,15 @@ folder (safetensors, processor, chat template), complete or absent.
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataset_builder.errors import KitError, run_cli
+from dataset_builder.toy_models import ARCHS, make_tiny
+from recipes.settings import option, read_yaml, refuse
 
 
 @dataclass
@@ -41,7 +45,9 @@ class SFTScriptArguments:
     freeze_vision: bool = field(default=False, metadata={"help": "Leave the vision tower as it is."})
 
 
-def train(model, processor, clips: list, args, num_frames: int = 8, pack: bool = True, encoder=None):
+def train(
+    model, processor, clips: list, args, num_frames: int = 8, pack: bool = True, encoder=None, callbacks: tuple = ()
+) -> dict:
     """Train a model on packed clips with the transformers Trainer.
 
     Args:
@@ -52,6 +58,7 @@ def train(model, processor, clips: list, args, num_frames: int = 8, pack: bool =
         num_frames: frames sampled per video.
         pack: see `SFTScriptArguments`.
         encoder: a `ClipEncoder` to share with earlier runs on the same clips.
+        callbacks: further callbacks of the Trainer.
 
     Returns:
         The Trainer's metrics (`train_loss`, `train_runtime`, …).
@@ -67,6 +74,7 @@ def train(model, processor, clips: list, args, num_frames: int = 8, pack: bool =
         args=args,
         train_dataset=clips,
         data_collator=SFTCollator(encoder, args.seed, pack),
+        callbacks=list(callbacks),
     )
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
@@ -75,46 +83,92 @@ def train(model, processor, clips: list, args, num_frames: int = 8, pack: bool =
     return metrics
 
 
-def main() -> None:
-    """Parse, load, train, save."""
-    import transformers
+def precheck(argv: list[str]) -> None:
+    """Check files before anything heavy is imported.
+
+    Raises:
+        KitError: naming what is missing.
+    """
+    if any(word in ("-h", "--help") for word in argv):
+        return
+    config = option(argv, "config")
+    values = {} if config is None else read_yaml(config)
+    for name in ("questions", "videos"):
+        value = option(argv, name) or values.get(name)
+        if value is None:
+            raise KitError(f"--{name} is needed (or `{name}:` in the YAML)")
+        kind, there = ("file", Path.is_file) if name == "questions" else ("folder", Path.is_dir)
+        if not there(Path(str(value))):
+            raise KitError(f"--{name} {value}: there is no such {kind}")
+
+
+def parse(argv: list[str] | None = None):
+    """Parse a command line with an optional `--config FILE.yaml` whose values it overrides, and check it.
+
+    Returns:
+        (`SFTScriptArguments`, `transformers.TrainingArguments`).
+
+    Raises:
+        KitError: for a missing file, an unknown key in the YAML or a value out of range.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    precheck(argv)
+    import torch
+    import yaml
+    from transformers import TrainingArguments
     from trl import TrlParser
 
-    parser = TrlParser((SFTScriptArguments, transformers.TrainingArguments))
-    script, training = parser.parse_args_and_config()
-    for name in ("questions", "videos"):
-        if getattr(script, name) is None:
-            raise KitError(f"--{name} is needed")
-        if not Path(getattr(script, name)).exists():
-            raise KitError(f"--{name} {getattr(script, name)}: there is no such file or folder")
+    parser = TrlParser((SFTScriptArguments, TrainingArguments), description=SFTScriptArguments.__doc__)
+    parser.error = refuse
+    # The result is one folder, complete or absent; progress is lines; nothing is sent anywhere.
+    parser.set_defaults(save_strategy="no", report_to="none", disable_tqdm=True)
+    parser.set_defaults(dataloader_pin_memory=torch.cuda.is_available())  # or it is warned about without a GPU
+    try:
+        script, training = parser.parse_args_and_config(argv)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise KitError(f"configuration: {str(error).strip().splitlines()[0]}") from error
     if (script.model_name_or_path is None) == (script.tiny_arch is None):
         raise KitError("give either --model_name_or_path or --tiny_arch")
+    if script.tiny_arch is not None and script.tiny_arch not in ARCHS:
+        raise KitError(f"--tiny_arch {script.tiny_arch}: choose one of {', '.join(ARCHS)}")
+    if script.num_frames < 1:
+        raise KitError("num_frames must be at least 1")
+    return script, training
 
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, load, train, save."""
+    script, training = parse(argv)
+    from dataset_builder.models import load_model
     from recipes.checkpoints import place, save_checkpoint
     from recipes.sft_data import read_clips
     from recipes.video_dpo import freeze_vision
+    from recipes.workbench import ProgressLines
 
     clips = read_clips(script.questions, script.videos, script.splits)
     if not clips:
-        raise KitError(f"{script.questions}: no row to train on (splits: {script.splits or 'all'})")
+        raise KitError(f"{script.questions}: no row to train on (splits: {', '.join(script.splits or ['all'])})")
     if script.tiny_arch:
-        from dataset_builder.toy_models import ARCHS, make_tiny
-
-        if script.tiny_arch not in ARCHS:
-            raise KitError(f"--tiny_arch {script.tiny_arch}: choose one of {', '.join(ARCHS)}")
         model, processor = make_tiny(script.tiny_arch, training.seed)
-    else:
-        from dataset_builder.models import load_model
-
-        loaded = load_model(script.model_name_or_path, device="cpu")
+    else:  # fp32 masters whatever was saved; --bf16 true trains in mixed precision
+        loaded = load_model(script.model_name_or_path, device="cpu", dtype="float32")
         model, processor = loaded.model, loaded.processor
     if script.freeze_vision:
         freeze_vision(model)
-    metrics = train(model, processor, clips, training, script.num_frames, script.pack)
-    if int(os.environ.get("RANK", "0")) == 0:
+    questions = sum(len(clip.turns) for clip in clips)
+    if training.process_index == 0:
+        print(f"{questions} questions about {len(clips)} clips, world size {training.world_size}", flush=True)
+    lines = ProgressLines(functools.partial(print, flush=True), "sft")
+    metrics = train(model, processor, clips, training, script.num_frames, script.pack, callbacks=(lines,))
+    if training.process_index == 0:
         place(Path(training.output_dir), lambda folder: save_checkpoint(model, processor, folder))
-        print(f"trained on {len(clips)} clips, loss {metrics['train_loss']:.3f}; checkpoint in {training.output_dir}")
+        print(f"loss {metrics['train_loss']:.3f}; checkpoint in {training.output_dir}", flush=True)
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_cli(main))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns about a flag that only the Trainer sets
+    code = run_cli(main)
+    if "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
+        sys.modules["torch"].distributed.destroy_process_group()
+    raise SystemExit(code)

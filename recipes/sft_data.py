@@ -44,23 +44,30 @@ def read_clips(questions: str | Path, videos: str | Path, splits: Iterable[str] 
         splits: keep only rows of these splits; None keeps all.
 
     Raises:
-        RowError: for a row that is no JSON object or lacks a field.
+        RowError: for a row that is no JSON object, lacks a field, or names a video that is not there.
     """
     clips: dict[str, Clip] = {}
-    with open(questions, encoding="utf-8") as stream:
+    with open(questions, "rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise RowError(questions, number, None, "is not UTF-8 text") from error
             except json.JSONDecodeError as error:
                 raise RowError(questions, number, None, f"is not JSON ({error.msg})") from error
             for key in ("video", "question", "answer"):
                 if not isinstance(row, dict) or not isinstance(row.get(key), str):
                     raise RowError(questions, number, key, "is missing or not text")
+            weight = row.get("weight", 1.0)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+                raise RowError(questions, number, "weight", f"is {weight!r}; it must be a number from 0 to 1")
             if splits is None or row.get("split") in splits:
                 clip = clips.setdefault(row["video"], Clip(Path(videos) / row["video"]))
-                clip.turns.append(Turn(row["question"], row["answer"], float(row.get("weight", 1.0))))
+                if not clip.video.is_file():
+                    raise RowError(questions, number, "video", f"there is no file {clip.video}")
+                clip.turns.append(Turn(row["question"], row["answer"], float(weight)))
     return list(clips.values())
 
 

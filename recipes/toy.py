@@ -9,11 +9,16 @@ the easy case, and the README says so.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import random
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,10 +53,15 @@ class Job:
     bias_steps: int = 0
     gate: bool = False
 
+    @property
+    def clips_seen(self) -> int:
+        """Clips shown in all trainings, for the time left; what a gate may add is not known beforehand."""
+        return self.batch * (self.steps + self.verify_steps + self.bias_steps)
+
 
 JOBS = (
     Job("base", "qwen2_vl", steps=170, batch=48, bias_steps=30, gate=True),
-    Job("verifier", "qwen2_vl", steps=120, batch=48, verify_steps=200),
+    Job("verifier", "qwen2_vl", steps=100, batch=48, verify_steps=280),
     Job("zoo/qwen2_5_vl", "qwen2_5_vl", ("colour", "count")),
     Job("zoo/qwen3_vl", "qwen3_vl", ("direction", "order")),
     Job("zoo/internvl", "internvl", ("shape", "direction")),
@@ -90,7 +100,7 @@ def train_toy_models(
         seed: of weights and data order.
         workers: processes, one thread each.
         jobs: what to train.
-        say: gets one line per finished model, with the time left; None for silence.
+        say: gets a line per finished model and one every few seconds, with rate and time left; None for silence.
 
     Returns:
         `{"models": {folder: training record}, "types_used": [...], "types_left_out": [...]}`; the types are those the
@@ -107,23 +117,73 @@ def train_toy_models(
             records[job.folder] = record
         else:
             waiting.append((job, key))
-    started = time.time()
     if waiting:
-        with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(_run, job, key, str(run_dir), str(toy_dir), seed): job for job, key in waiting}
-            for done, future in enumerate(as_completed(futures), 1):
-                record = records[futures[future].folder] = future.result()
-                left = (time.time() - started) / done * (len(waiting) - done)
-                if say:
-                    mean = sum(record["accuracy"].values()) / len(record["accuracy"])
-                    progress = f"{done}/{len(waiting)}, {left:3.0f} s left"
-                    say(f"  trained {record['folder']:<20} {mean:6.1%} right   {progress}")
+        for record in _train_all(waiting, run_dir, toy_dir, seed, workers, say or (lambda line: None)):
+            records[record["folder"]] = record
     base = records.get("base", {}).get("accuracy_before_bias", {})
     return {
         "models": {job.folder: records[job.folder] for job in jobs},
         "types_used": [t for t in TYPES if base.get(t, 0) >= MASTERED],
         "types_left_out": [t for t in TYPES if base.get(t, 0) < MASTERED],
     }
+
+
+def _train_all(
+    waiting: list[tuple[Job, str]], run_dir: Path, toy_dir: Path, seed: int, workers: int, say: Callable[[str], None]
+) -> Iterator[dict]:
+    """Records of the jobs in the order in which they are finished.
+
+    Ctrl-C or an error in one job drops those that have not begun; workers whose parent is gone end by themselves.
+    """
+    context = get_context("spawn")
+    seen = context.Value("q", 0)  # clips that all workers have trained on so far
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (seen,))
+    total = sum(job.clips_seen for job, _ in waiting)
+    began = spoke = time.monotonic()
+    try:
+        running = {pool.submit(_run, job, key, str(run_dir), str(toy_dir), seed) for job, key in waiting}
+        while running:
+            finished, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+            for future in finished:
+                record = future.result()
+                mean = sum(record["accuracy"].values()) / len(record["accuracy"])
+                done = len(waiting) - len(running)
+                say(f"  trained {record['folder']:<20} {mean:6.1%} right   {done}/{len(waiting)}")
+                yield record
+            now, so_far = time.monotonic(), seen.value
+            if not so_far:
+                began = spoke = now  # workers that still import are not slow at training
+            elif so_far < total and running and now - spoke >= PROGRESS_EVERY:
+                spoke, rate = now, so_far / (now - began)
+                left = (total - so_far) / rate
+                say(f"  {so_far:,} of {total:,} clips seen, {rate:,.0f} clips/s, {left:.0f} s left")
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(multiprocessing.active_children()).difference(others):
+            worker.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise KitError("a worker that trains the toy models died; the same command goes on from here") from error
+        raise
+    pool.shutdown()
+
+
+PROGRESS_EVERY = 10.0  # seconds
+_SEEN = None  # the shared counter, in a worker
+
+
+def _begin_worker(seen) -> None:
+    """Set up a worker: Ctrl-C is the parent's business, and a worker does not outlive it."""
+    global _SEEN
+    _SEEN = seen
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _fingerprint(job: Job, truth: str, seed: int) -> str:
@@ -199,9 +259,17 @@ def _fit(
     model, processor, encoder, clips, steps: int, job: Job, rng: random.Random, rate: float = 0.0, pack: bool = True
 ):
     """Run the SFT recipe's training on these clips."""
-    from transformers import TrainingArguments
+    from transformers import TrainerCallback, TrainingArguments
 
     from recipes.sft import train
+
+    class Count(TrainerCallback):
+        """Tells the parent how far this worker is."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if _SEEN is not None:
+                with _SEEN.get_lock():
+                    _SEEN.value += job.batch
 
     args = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # nothing is saved there
@@ -218,7 +286,7 @@ def _fit(
         adam_beta2=0.98,
         seed=rng.randrange(2**31),
     )
-    train(model, processor, clips, args, pack=pack, encoder=encoder)
+    train(model, processor, clips, args, pack=pack, encoder=encoder, callbacks=(Count(),))
 
 
 def _clips(job: Job, scenes: dict, videos: Path) -> list:

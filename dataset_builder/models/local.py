@@ -64,9 +64,11 @@ def load_model(
         name: what to call the model in the dataset; the last part of the path by default.
 
     Raises:
-        KitError: when the checkpoint is missing, has no safetensors weights, or needs code of its own.
+        KitError: when the checkpoint is missing, has no or not all of its safetensors weights, is damaged, or needs
+            code of its own.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     path = Path(name_or_path)
@@ -76,12 +78,19 @@ def load_model(
     fingerprint = checkpoint_revision(path) if local else None
     try:
         processor = AutoProcessor.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(
-            name_or_path, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            name_or_path,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # RuntimeError: sizes that differ
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise KitError(f"{name_or_path}: cannot be loaded as an image-text-to-text model: {reason}") from error
+    if missing := sorted(loaded["missing_keys"]):  # transformers would draw them at random and go on
+        raise KitError(f"{name_or_path}: weights are missing in the checkpoint ({len(missing)}, first {missing[0]})")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     fingerprint = fingerprint or getattr(model.config, "_commit_hash", None) or revision or "unknown"

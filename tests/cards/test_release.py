@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from cards.__main__ import main
 from cards.release import load_config, plan
-from cards.run_folder import Run
-from cards.stage_log import StageLog, fingerprint
-from cards.summary import build_summary, summary_text
+from cards.run_folder import Run, choose_release_arm
+from cards.stage_log import StageLog, fingerprint, progress_lines
+from cards.summary import build_summary, summary_text, write_summary
 from dataset_builder.errors import KitError
 
 ROOT = Path(__file__).parents[2]
@@ -192,13 +194,76 @@ def test_summary_has_the_agreed_fields(made_run):
     text = summary_text(run, summary)
     for words in (
         "clips 24 · questions 72",
-        "identical_answers",
+        "dropped without a pair: identical answers ",
+        "; 12 test questions give no pairs by design",
         "96.4 %",
         "iter_w2s *",
         "65.0 – 71.0 %",
         "0.25, 0.25",
     ):
         assert words in text, words
+
+
+def test_summary_file_has_the_agreed_types(own_run):
+    with StageLog(own_run, lambda _: None) as log:
+        log.run("world", 1, [], lambda: {"clips": 24}, lambda _: "")
+        returned = write_summary(Run(own_run), log)
+    summary = json.loads((own_run / "summary.json").read_text())
+    assert summary == returned, "what is printed is what is written"
+
+    def fraction(value) -> bool:
+        return isinstance(value, float) and 0 <= value <= 1
+
+    assert all(type(summary[name]) is int for name in ("clips", "questions", "answers", "pairs", "test_clips"))
+    assert summary["drops"] and all(type(number) is int for number in summary["drops"].values())
+    assert all(fraction(summary[name][side]) for name in ("coverage", "chosen_correct") for side in ("zoo", "single"))
+    assert list(summary["arms"]) == ["base", "sft_chosen", "dpo", "dpo_expo", "iter", "iter_w2s"]
+    for name, arm in summary["arms"].items():
+        low, high = arm["ci95"]
+        assert all(map(fraction, (arm["accuracy"], low, high))) and low <= arm["accuracy"] <= high
+        for other in ("base", "dpo"):
+            assert arm[f"p_vs_{other}"] is None if name == other else fraction(arm[f"p_vs_{other}"])
+        assert len(arm["alpha"]) == {"dpo": 1, "dpo_expo": 1, "iter": 3, "iter_w2s": 3}.get(name, 0)
+        assert len(arm["alpha"]) == len(list((own_run / "arms" / name).glob("round-*"))), "one alpha per round"
+        assert all(isinstance(alpha, float) for alpha in arm["alpha"])
+        assert isinstance(arm["distance"], float) and arm["distance"] >= 0
+    assert summary["release_arm"] in summary["arms"]
+    assert isinstance(summary["wall_seconds"], float)
+    assert list(summary["stages"]) == ["world"] and isinstance(summary["stages"]["world"], float)
+
+
+@pytest.mark.parametrize(
+    ("validation", "released"),
+    [
+        ({"dpo": 0.9, "dpo_expo": 0.9, "iter": 0.9, "iter_w2s": 0.9}, "dpo"),
+        ({"iter_w2s": 0.9, "iter": 0.9, "dpo_expo": 0.8, "dpo": 0.8}, "iter"),
+        ({"iter_w2s": 0.9, "dpo_expo": 0.9, "dpo": 0.8}, "dpo_expo"),
+        ({"dpo": 0.8, "iter_w2s": 0.9, "sft_chosen": 0.99, "base": 1.0}, "iter_w2s"),
+        ({"dpo": None, "iter": 0.1}, "iter"),
+        ({"base": 0.4, "sft_chosen": 0.9}, None),
+    ],
+)
+def test_the_simpler_arm_is_released_on_a_tie(validation, released):
+    arms = {name: {"validation_accuracy": accuracy} for name, accuracy in validation.items()}
+    assert choose_release_arm(arms) == released
+
+
+def test_a_stage_says_one_line_at_its_start_and_one_at_its_end(tmp_path):
+    said = []
+    for _ in range(2):
+        with StageLog(tmp_path / "run", said.append) as log:
+            log.run("one", 1, [], lambda: {"clips": 3}, lambda m: f"{m['clips']} clips", doing="drawing")
+    assert said == ["[one] drawing …", "[one] done in 0 s: 3 clips", "[one] done already: 3 clips"]
+
+
+def test_progress_lines_have_rate_and_time_left():
+    said = []
+    report = progress_lines(said.append, "clips", every=0.0)
+    for done in (1, 2, 4):
+        time.sleep(0.01)
+        report(done, 4)
+    assert len(said) == 2, "nothing is left to say at the end"
+    assert re.fullmatch(r"  2 of 4 clips, [\d,]+ clips/s, 0 s left", said[1])
 
 
 def test_fingerprints_do_not_depend_on_key_order():

@@ -193,3 +193,12 @@ def test_the_shipped_example_is_read():
     config = load_build_config(path)
     assert {judge.kind for judge in config.judges} == {"reference", "visual"}
     assert len(config.zoo) >= 4 and not config.source.redistribute
+
+
+def test_the_shipped_example_names_the_models_that_the_demo_makes():
+    root = Path(dataset_builder.__file__).parent
+    config = load_build_config(root / "configs" / "own_videos.yaml")
+    demo = yaml.safe_load((root.parent / "cards" / "configs" / "demo.yaml").read_text())
+    made = [entry["model"] for entry in [*demo["build"]["zoo"], *demo["build"]["judges"]] if "model" in entry]
+    named = [entry["model"] for key in ("zoo", "judges") for entry in asdict(config)[key] if "model" in entry]
+    assert sorted(named) == sorted(path.replace("{run}", demo["run_dir"]) for path in made)

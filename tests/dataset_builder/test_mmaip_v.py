@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import av
 import datasets
@@ -19,10 +21,11 @@ from datasets import Video, load_dataset
 
 from dataset_builder import mmaip_v
 from dataset_builder.build import build
+from dataset_builder.config import load_build_config
 from dataset_builder.errors import KitError
 from dataset_builder.judges import settings_hash
 from dataset_builder.schema import CONFIG_SPLITS, FEATURES
-from tests.dataset_builder.worlds import environment, tree
+from tests.dataset_builder.worlds import changed, environment, tree
 
 
 @pytest.fixture(autouse=True)
@@ -221,6 +224,37 @@ def test_a_damaged_dataset_is_written_again_byte_for_byte(built, tmp_path):
     (output / "README.md").unlink()
     build(built.config, output, work=built.work, progress=False)
     assert tree(output) == before
+
+
+def test_a_dataset_built_again_is_not_answered_from_the_cache_of_the_old_one(world, tmp_path):
+    """As many rows and bytes as before: ``load_dataset`` sees a change in the README only."""
+    lines = Path(yaml.safe_load(world.read_text())["source"]["questions"]).read_text().splitlines()
+    rows, file, output = [json.loads(line) for line in lines[:8]], tmp_path / "questions.jsonl", tmp_path / "mmaip-v"
+    config = load_build_config(changed(world, tmp_path / "build.yaml", source={"questions": str(file)}))
+
+    def build_and_load(where: Path, change) -> tuple[set[str], str]:
+        written = [{**row, "answer": change(row["answer"])} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in written))
+        build(config, where, work=tmp_path / "work", progress=False)
+        answers = set(load_dataset(str(where), "questions")["train"]["answer"])
+        assert answers == {row["answer"] for row in written}
+        header = (where / "README.md").read_text().split("---")[1]
+        return answers, re.sub(r"Content \w+", "", header)
+
+    first, header = build_and_load(output, str.lower)
+    again, header_again = build_and_load(output, str.upper)
+    assert not first & again
+    assert header_again == header  # with all its sizes: nothing but the content's fingerprint tells them apart
+    # Nor is another folder of the same name.
+    build_and_load(tmp_path / "elsewhere" / "mmaip-v", str.title)
+
+
+def test_the_card_metadata_names_the_content_of_each_config(built):
+    header = yaml.safe_load((built.output / "README.md").read_text().split("---")[1])
+    files = json.loads((built.output / "provenance.json").read_text())["files"]
+    for entry in header["configs"]:
+        assert entry["description"].endswith(f"Content {mmaip_v.content_key(files, entry['config_name'])}.")
+    assert len({entry["description"].split()[-1] for entry in header["configs"]}) == len(header["configs"])
 
 
 def test_an_interrupted_switch_of_folders_is_undone(built, tmp_path):

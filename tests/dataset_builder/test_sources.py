@@ -182,6 +182,7 @@ def test_repeated_rows_and_ids(folder):
         row(id="mine", question="b ?"),
         row("copy.mp4", answer="x"),
         row(id="mine", question="a ?"),
+        row("sub/b.mp4", "a ?", id="mine"),
     )
     assert [q.row for q in questions] == [1, 4]
     assert [(e.row, e.kind) for e in rejected] == [
@@ -190,9 +191,11 @@ def test_repeated_rows_and_ids(folder):
         (5, "duplicate_id"),
         (6, "duplicate_row"),
         (7, "duplicate_row"),
+        (8, "duplicate_id"),
     ]
     assert "already stands in row 1 with another answer" in str(rejected[1])
     assert "'mine' already stands in row 4 with another question" in str(rejected[2])
+    assert str(rejected[5]).endswith("'mine' already stands in row 4 with another video")
 
 
 def test_a_video_belongs_to_one_split(folder):

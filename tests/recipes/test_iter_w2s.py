@@ -194,6 +194,7 @@ def test_what_is_missing_is_said_in_one_line(small, tmp_path, change, message):
         ({"use_peft": True, "use_dora": True}, "DoRA"),
         ({"precompute_ref_log_probs": False}, "precompute_ref_log_probs must stay true"),
         ({"save_dtype": "int8"}, "save_dtype"),
+        ({"learning_rate": "fast"}, "learning_rate.*'fast'"),
     ],
 )
 def test_values_out_of_range(small, tmp_path, change, message):
