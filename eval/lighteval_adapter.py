@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import DatasetDict
+import datasets
 from lighteval.models.model_output import ModelResponse
 from lighteval.models.transformers import vlm_transformers_model as vlm
 from lighteval.tasks.lighteval_task import LightevalTask, LightevalTaskConfig
@@ -244,6 +244,8 @@ def install() -> None:
     vlm.VLMTransformersModel._create_auto_model = _create_auto_model
     vlm.VLMTransformersModel._greedy_until = _greedy_until
     vlm.VLMTransformersModel.greedy_until = _cached_greedy_until
+    # LightEval reads its prediction cache as a "parquet" dataset, which datasets reports to a counter on the network.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
 
 _ORIGINALS: dict[str, Callable] = {}
@@ -273,12 +275,12 @@ def _update_task_configs(self: Registry) -> dict:
         raise KitError(f"{error}; tasks here: {', '.join(sorted(self._task_registry))}") from None
 
 
-def _load_task_dataset(task: LightevalTask) -> DatasetDict:
+def _load_task_dataset(task: LightevalTask) -> datasets.DatasetDict:
     if not isinstance(task.config, VideoTaskConfig):
         return _ORIGINALS["dataset"](task)
     splits = {split: load_rows(task.dataset_path, split) for split in task.config.evaluation_splits}
     RUN.fingerprints[task.name] = _content_fingerprint(splits.values())
-    return DatasetDict(splits)
+    return datasets.DatasetDict(splits)
 
 
 def _content_fingerprint(splits) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset_builder.errors import KitError
+from dataset_builder.loading import load_config
 from eval.results import Results, benchmark_fingerprint, read_json
 
 if TYPE_CHECKING:  # the model and judge rooms import torch, which a command line should not wait for
@@ -112,32 +113,8 @@ def load_rows(dataset: str | Path, split: str, limit: int | None = None):
     Raises:
         KitError: if there is no such dataset, config or split.
     """
-    from datasets import Video, load_dataset
-
-    # A Hub id is NAMESPACE/NAME. Anything else that is no folder must not reach load_dataset, which would answer a bare
-    # name from its cache of a folder that is gone.
-    name = str(dataset)
-    if not Path(dataset).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise KitError(
-            f"{dataset}: no such dataset folder; build one with `python -m dataset_builder build CONFIG.yaml`"
-        )
-    # Given a folder, load_dataset keys its cache on the README alone and may answer with rows of an earlier build;
-    # given files, it looks at their times.
-    files = sorted(str(path) for path in Path(dataset).glob(f"benchmark/{split}-*.parquet"))
-    try:
-        if files:
-            rows = load_dataset("parquet", data_files={split: files}, split=split)
-        else:
-            rows = load_dataset(name, "benchmark", split=split)
-    except Exception as error:  # datasets raises many kinds here; the first line says which part is missing
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise KitError(f"{dataset}: cannot load split '{split}' of config 'benchmark': {reason}") from error
-    missing = [name for name in BENCHMARK_COLUMNS if name not in rows.column_names]
-    if missing:
-        raise KitError(f"{dataset}: the 'benchmark' config has no column '{missing[0]}'")
-    if limit is not None:
-        rows = rows.select(range(min(limit, len(rows))))
-    return rows.cast_column("video", Video(decode=False))
+    rows = load_config(dataset, "benchmark", split, BENCHMARK_COLUMNS)
+    return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
 class MediaIndex:

@@ -22,6 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from dataset_builder.errors import KitError
+from dataset_builder.loading import load_config
 from dataset_builder.models import LocalChatModel, load_model
 from eval.results import Results
 from eval.runner import BenchmarkItem, FramesCache, MediaIndex, evaluate, greedy, load_benchmark
@@ -287,19 +288,10 @@ def load_preferences(dataset: str, split: str):
     Raises:
         KitError: when there is no such dataset, config or split, or it is empty.
     """
-    from datasets import Video, load_dataset
-
-    try:
-        rows = load_dataset(str(dataset), "preferences", split=split)
-    except Exception as error:  # datasets raises many kinds here; the first line says which part is missing
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise KitError(f"{dataset}: cannot load split '{split}' of config 'preferences': {reason}") from error
-    missing = [name for name in ("prompt", "chosen", "rejected", "video") if name not in rows.column_names]
-    if missing:
-        raise KitError(f"{dataset}: the 'preferences' config has no column '{missing[0]}'")
+    rows = load_config(dataset, "preferences", split, ("prompt", "chosen", "rejected", "video"))
     if not len(rows):
         raise KitError(f"{dataset}: split '{split}' of 'preferences' has no pairs to train on")
-    return rows.cast_column("video", Video(decode=False))
+    return rows
 
 
 def dataset_fingerprint(dataset: str, rows) -> str:
