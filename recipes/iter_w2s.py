@@ -11,11 +11,10 @@ stopped in. `--arms` trains and evaluates the controls too.
 
 from __future__ import annotations
 
-import os
 import sys
 
-from dataset_builder.errors import KitError, run_cli
-from recipes.settings import Settings, parse
+from dataset_builder.errors import KitError
+from recipes.settings import Settings, parse, run_recipe
 
 
 def train(settings: Settings) -> list[dict]:
@@ -64,9 +63,4 @@ def _silent(line: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns about a flag that only the Trainer sets
-    code = run_cli(main)
-    if "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
-        sys.modules["torch"].distributed.destroy_process_group()
-    raise SystemExit(code)
+    raise SystemExit(run_recipe(main))

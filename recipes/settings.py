@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.errors import KitError
+from dataset_builder.errors import KitError, run_cli
 
 ARMS = ("base", "sft_chosen", "dpo", "dpo_expo", "iter", "iter_w2s")
 # Training arguments that change what is printed or where things go, but not the weights.
@@ -255,3 +258,17 @@ def _number(name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise KitError(f"{name}: {value!r} is not a number")
     return number
+
+
+def run_recipe(main: Callable[[], int | None]) -> int:
+    """Run a training command as `run_cli` does, with the surroundings every recipe needs.
+
+    Returns:
+        The exit code.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns about a flag that only the Trainer sets
+    code = run_cli(main)
+    if "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
+        sys.modules["torch"].distributed.destroy_process_group()
+    return code

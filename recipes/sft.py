@@ -10,14 +10,13 @@ folder (safetensors, processor, chat template), complete or absent.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset_builder.errors import KitError, run_cli
+from dataset_builder.errors import KitError
 from dataset_builder.toy_models import ARCHS, make_tiny
-from recipes.settings import option, read_yaml, refuse
+from recipes.settings import option, read_yaml, refuse, run_recipe
 
 
 @dataclass
@@ -166,9 +165,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns about a flag that only the Trainer sets
-    code = run_cli(main)
-    if "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
-        sys.modules["torch"].distributed.destroy_process_group()
-    raise SystemExit(code)
+    raise SystemExit(run_recipe(main))
