@@ -86,7 +86,7 @@ class ReleaseConfig:
         Raises:
             KitError: one line that names the key.
         """
-        from dataset_builder.config import BuildConfig, from_dict
+        from dataset_builder.settings import BuildConfig, from_dict
 
         section = {"name": Path(self.dataset).name, "seed": self.seed, **self.filled(self.build)}
         return from_dict(section, BuildConfig, file, "build")
@@ -113,7 +113,7 @@ def load_config(path: str | Path, seed: int | None = None) -> ReleaseConfig:
     Raises:
         KitError: file missing, not YAML, an unknown key, or a value that cannot be used; one line each.
     """
-    from dataset_builder.config import load_yaml
+    from dataset_builder.settings import load_yaml
 
     if seed is not None and seed < 0:
         raise KitError(f"--seed {seed}: must be 0 or more")

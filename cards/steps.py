@@ -113,7 +113,7 @@ def control(config: ReleaseConfig, log: StageLog) -> dict:
 
 def arms(config: ReleaseConfig, log: StageLog) -> dict:
     """Train and evaluate every arm."""
-    from dataset_builder.config import read_yaml
+    from dataset_builder.settings import read_yaml
 
     run, fields = Path(config.run_dir), config.training_fields()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cards.run_folder import Run
 from cards.stage_log import StageLog, write_json
 from cards.text import alphas, count, interval, number, p_value, share
-from dataset_builder.pairs import HELD_OUT
+from dataset_builder.selection.pairs import HELD_OUT
 
 ARM_FIELDS = ("accuracy", "ci95", "p_vs_base", "p_vs_dpo", "alpha", "distance")
 

@@ -1,13 +1,14 @@
-"""Command line of the dataset builder: ``python -m dataset_builder build CONFIG.yaml`` and ``… status CONFIG.yaml``."""
+"""Command line of the dataset builder: ``python -m dataset_builder build CONFIG.yaml`` and its neighbours."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
-import sys
-from pathlib import Path
 
-from dataset_builder.errors import EXIT_OK, EXIT_ROWS_LEFT_OUT, run_cli
+from dataset_builder.errors import run_cli
+
+SHAPES = ("ms_swift", "llama_factory", "hound", "images")
 
 
 def _positive(text: str) -> int:
@@ -24,124 +25,61 @@ def parser() -> argparse.ArgumentParser:
     build = commands.add_parser(
         "build",
         help="build the dataset folder; stopped at any moment, the same command goes on",
-        description="Exit codes: 0 all rows were used, 3 finished but rows were left out, 2 cannot run.",
+        description="Exit codes: 0 all rows were used, 3 finished but rows were left out, 4 a spend limit was reached, "
+        "2 cannot run.",
     )
-    status = commands.add_parser("status", help="how far a build has come")
-    for command in (build, status):
+    status = commands.add_parser("status", help="how far a build has come, also while it runs")
+    estimate = commands.add_parser("estimate", help="calls, frames, tokens, money, hours and storage of a build")
+    for command in (build, status, estimate):
         command.add_argument("config", help="YAML file of the build")
+    for command in (build, status):
         command.add_argument("--output", help="the dataset folder (default: the config's name)")
         command.add_argument("--work", help="folder of the stage shards (default: .NAME-work beside the output)")
         command.add_argument("--limit", type=_positive, help="use only the first N questions")
-    build.add_argument("--workers", type=_positive, default=1, help="processes that answer and judge; same result")
+    build.add_argument("--workers", type=_positive, help="processes (or tasks at once) for local models; same result")
     build.add_argument("--dry-run", action="store_true", help="check config, sources and models; make nothing")
     build.add_argument("--overwrite", action="store_true", help="replace a dataset made from another config")
+    build.add_argument("--retry-errors", action="store_true", help="ask endpoints again for what failed before")
     build.add_argument("--quiet", action="store_true", help="no progress bars")
+    build.add_argument("--executor", choices=("local", "slurm", "ray"), help="run as several tasks (extra: cluster)")
+    build.add_argument("--tasks", type=_positive, default=1, help="number of tasks; the result does not depend on it")
+    build.add_argument(
+        "--executor-option", action="append", default=[], metavar="NAME=VALUE", help="such as partition=gpu"
+    )
+    estimate.add_argument("--questions", type=_positive, help="number of questions (default: counted in the sources)")
+    estimate.add_argument("--videos", type=_positive, help="number of videos (default: counted, or a third)")
+    estimate.add_argument("--latency", type=float, default=4.0, help="seconds that an endpoint takes a call")
+    estimate.add_argument("--local-seconds", type=float, default=1.0, help="seconds that a local model takes an answer")
+
+    attach = commands.add_parser("attach", help="put one's own copies of the videos into an ids-only dataset")
+    attach.add_argument("--videos", required=True, help="folder with the videos")
+    export = commands.add_parser("export", help="write the pairs for another trainer")
+    export.add_argument("--shape", required=True, choices=SHAPES, help="whose rows; images: for stock TRL vision DPO")
+    export.add_argument("--split", default="train")
+    export.add_argument("--num-frames", type=_positive, default=8, help="frames of a video, for images")
+    reselect = commands.add_parser("reselect", help="a new version from the stored scores, without a call")
+    reselect.add_argument("--config", required=True, help="YAML file of the rules: pairs, judges, weights")
+    for command in (attach, export, reselect):
+        command.add_argument("dataset", help="a dataset folder or a Hub id")
+        command.add_argument("--output", required=command is not attach, help="the new folder")
+        command.add_argument("--overwrite", action="store_true", help="replace what is there")
+        command.add_argument("--quiet", action="store_true", help="no progress bars")
+    for command in (export, reselect):
+        command.add_argument("--media", help="a build's media.json, for videos that the dataset does not carry")
+
+    injections = commands.add_parser("injections", help="how far injected instructions move a build's judges")
+    injections.add_argument("config", help="YAML file of a build whose judges are measured")
+    injections.add_argument("--questions", type=_positive, default=8, help="questions of the build to try them on")
+    injections.add_argument("--output", help="JSON file for the result")
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
     args = parser().parse_args(argv)
-
-    def body() -> int:
-        from dataset_builder.config import load_build_config
-
-        config = load_build_config(args.config)
-        output = Path(args.output or config.name)
-        if args.command == "status":
-            return show_status(config, output, args)
-        return dry_run(config, output, args) if args.dry_run else run_build(config, output, args)
-
-    return run_cli(body)
-
-
-def run_build(config, output: Path, args: argparse.Namespace) -> int:
-    """Build, then print what was left out and the summary."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from dataset_builder.build import build, work_folder
-
-    summary = build(
-        config,
-        output,
-        work=args.work,
-        limit=args.limit,
-        progress=not args.quiet,
-        overwrite=args.overwrite,
-        workers=args.workers,
-    )
-    print_rejected(work_folder(output, args.work) / "rejected.jsonl")
-    print(summary)
-    return EXIT_ROWS_LEFT_OUT if summary["rejected"] else EXIT_OK
-
-
-def print_rejected(file: Path, most: int = 50) -> None:
-    """One line on stderr for each row that was left out."""
-    import json
-
-    from dataset_builder.errors import RowError
-
-    lines = file.read_text(encoding="utf-8").splitlines()
-    for line in lines[:most]:
-        row = json.loads(line)
-        error = RowError(row["file"], row["row"], row["field"], row["reason"], row["kind"])
-        print(f"left out: {error}", file=sys.stderr)
-    if len(lines) > most:
-        print(f"left out: {len(lines) - most} more rows, all in {file}", file=sys.stderr)
-
-
-def dry_run(config, output: Path, args: argparse.Namespace) -> int:
-    """Check everything that a build checks before it starts, and say what it would do."""
-    import tempfile
-
-    from dataset_builder import plan
-    from dataset_builder.build import check_output, load_questions, work_folder
-    from dataset_builder.pool import pending
-
-    check_output(output, plan.config_hash(config, args.limit), args.overwrite)
-    with tempfile.TemporaryDirectory() as folder:
-        questions, rejected = load_questions(config, args.limit, Path(folder), progress=not args.quiet)
-        print_rejected(Path(folder) / "rejected.jsonl")
-        work = work_folder(output, args.work)
-        job = plan.make_job(config, questions, work if work.is_dir() else Path(folder))
-        _, counts = pending(job)
-    print(f"{'clips':<10} {len({q.sha256 for q in questions})}")
-    print(f"{'questions':<10} {len(questions)}")
-    for member in job.members:
-        print(f"{'member':<10} {member['name']} {member['identity']['revision']}, {member['samples']} a question")
-    for judge in job.judges:
-        print(f"{'judge':<10} {judge['name']}")
-    for stage, (done, total) in counts.items():
-        print(f"{stage:<10} {done} of {total} answers are done")
-    print(f"{'rejected':<10} {len(rejected)}")
-    print(f"{'dataset':<10} {output} (nothing was made)")
-    return EXIT_ROWS_LEFT_OUT if rejected else EXIT_OK
-
-
-def show_status(config, output: Path, args: argparse.Namespace) -> int:
-    """Say how much of a build is there, without loading a model."""
-    import tempfile
-
-    from dataset_builder import mmaip_v, plan
-    from dataset_builder.build import load_questions, work_folder
-    from dataset_builder.pool import pending
-
-    work = work_folder(output, args.work)
-    with tempfile.TemporaryDirectory() as folder:
-        questions, rejected = load_questions(config, args.limit, Path(folder), progress=False)
-        job = plan.make_job(config, questions, work if work.is_dir() else Path(folder))
-        _, counts = pending(job)
-    for stage, (done, total) in counts.items():
-        print(f"{stage:<10} {done} of {total} answers are done")
-    key = plan.build_fingerprint(plan.config_hash(config, args.limit), job, questions, rejected)
-    old = mmaip_v.read_provenance(output)
-    if old is None:
-        state = "not written yet"
-    elif old.get("fingerprint") != key:
-        state = "made from other inputs than these"
-    else:
-        state = "complete" if mmaip_v.is_intact(output, old) else "damaged: run build again"
-    print(f"{'dataset':<10} {output}: {state}")
-    return EXIT_OK
+    # Each command's module is imported when it is asked for: --help stays light.
+    return run_cli(lambda: importlib.import_module(f"dataset_builder.commands.{args.command}").run(args))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,24 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder import plan
-from dataset_builder.answers import mark_duplicates
-from dataset_builder.config import BuildConfig
-from dataset_builder.errors import KitError, RowError
-from dataset_builder.judges.base import aggregate, disagreement
-from dataset_builder.pairs import Selection, select_pairs
-from dataset_builder.pool import run_stages
-from dataset_builder.sources import Question, read_source
-from dataset_builder.stages import ShardStore, canonical_json, write_atomic, write_json
-from dataset_builder.worker import Job, read_responses, read_scores
+from dataset_builder.assemble import RESPONSES, Facts, collect, leave_errors, table_facts, write_responses
+from dataset_builder.errors import KitError
+from dataset_builder.settings import BuildConfig
+from dataset_builder.stages import ShardStore, write_json
+from dataset_builder.stages.job import Job, is_remote
+from dataset_builder.stages.pool import follow_ranks, forget_errors, run_stages
+from dataset_builder.stages.ranks import Ranks
+from dataset_builder.table import QuestionTable
 
-_DIGITS = 9
+_RANKS = "jobs/ranks.json"
 
 
 class BuildSummary(dict):
-    """What a build made: ``clips, questions, answers, pairs, drops, excluded, rejected, splits, dataset, fingerprint``.
+    """What a build made: ``clips, questions, answers, pairs, drops, excluded, rejected, errors, splits, dataset, …``.
 
-    ``questions == pairs + sum(drops.values())``; ``excluded`` counts answers that were not compared, by flag;
-    ``rejected`` counts input rows that could not be used, by reason.
+    ``drops`` counts questions that gave no pair, by reason; ``excluded`` answers that were not compared, by flag;
+    ``rejected`` input rows that could not be used; ``errors`` calls that failed for good, by member or judge.
     """
 
     def __str__(self) -> str:
@@ -41,6 +39,8 @@ class BuildSummary(dict):
         if self["excluded"]:
             lines.append(counts("excluded", self["excluded"]) + "\n  (answers that were not compared)")
         lines.append(counts("rejected", self["rejected"]))
+        if self["errors"]:
+            lines.append(counts("errors", self["errors"]) + "\n  (failed for good; --retry-errors asks again)")
         return "\n".join([*lines, f"{'dataset':<10} {self['dataset']}"])
 
 
@@ -52,69 +52,163 @@ def build(
     progress: bool = True,
     overwrite: bool = False,
     workers: int = 1,
-) -> BuildSummary:
+    retry_errors: bool = False,
+) -> BuildSummary | None:
     """Build the dataset folder, going on from whatever an earlier run of the same build has finished.
 
     Args:
         config: what to build.
         output: the dataset folder.
         work: folder of stage shards; ``.NAME-work`` beside the dataset by default.
-        limit: use only the first so many questions of the source.
+        limit: use only the first so many questions of the sources.
         progress: show progress bars on stderr.
         overwrite: replace a dataset folder that was made from another config.
-        workers: processes that sample and judge. The result does not depend on it.
+        workers: processes that sample and judge with local models. The result does not depend on it.
+        retry_errors: ask endpoints again for what failed in an earlier run.
 
     Returns:
-        The summary, which is also in the dataset's ``provenance.json``.
+        The summary, which is also in the dataset's ``provenance.json``; None in the processes that ``accelerate
+        launch`` started beside the first.
 
     Raises:
         KitError: the build cannot run; nothing was replaced.
+        BudgetReached: an endpoint's spend limit; everything paid for is kept.
     """
-    from dataset_builder import mmaip_v
-
     output = Path(output)
     work = work_folder(output, work)
-    config_hash = plan.config_hash(config, limit)
+    ranks = Ranks.here()
+    if ranks and not ranks.is_main:
+        ranks.wait()
+        job = json.loads((work / _RANKS).read_text())
+        if job is not None:
+            follow_ranks(ranks, Job(**job))
+        return None
     store = ShardStore(work)
     with store.lock():
         store.clean()
-        mmaip_v.recover(output)
-        old = check_output(output, config_hash, overwrite)
-        log = RunLog(work)
-        with log.stage("sources"):
-            questions, rejected = load_questions(config, limit, work, progress)
-            job = plan.make_job(config, questions, work)
-            key = plan.build_fingerprint(config_hash, job, questions, rejected)
-        if old is not None and old.get("fingerprint") == key and mmaip_v.is_intact(output, old):
-            return BuildSummary(**old["summary"], dataset=str(output), fingerprint=key)
-        with log.stage("generate"):
-            run_stages(job, workers, progress)
-        with log.stage("assemble"):
-            responses = collect(job, store, config)
-            selection, weights = select(config, questions, responses)
-            assemble(work, config, questions, responses, selection)
-        summary = {
-            "clips": len({q.sha256 for q in questions}),
-            "questions": len(questions),
-            "answers": sum(len(rows) for rows in responses.values()),
-            "pairs": len(selection.pairs),
-            "drops": selection.drops,
-            "excluded": selection.excluded,
-            "rejected": dict(sorted(Counter(error.kind for error in rejected).items())),
-            "splits": dict(sorted(Counter(q.split for q in questions).items())),
-        }
-        chosen = selection_record(config, selection, weights)
-        write_json(work / "selection.json", chosen)
-        provenance = plan.provenance(config, job, config_hash, key, limit, responses) | {"summary": summary}
-        with log.stage("write"):
-            mmaip_v.write_dataset(
-                work,
-                output,
-                embed=True,
-                extra={"provenance.json": provenance, "selection.json": chosen},
-                max_shard_size=f"{config.max_shard_mb}MB",
+        build_ = BuildSteps(config, output, work, limit, progress, overwrite, retry_errors)
+        job = build_.plan()
+        if ranks:
+            write_json(work / _RANKS, None if job is None else asdict(job))
+            ranks.wait()
+        if job is None:
+            return build_.done
+        if retry_errors:
+            forget_errors(job)
+        with build_.log.stage("generate"):
+            run_stages(job, workers, progress, ranks)
+        return build_.finish(job)
+
+
+class BuildSteps:
+    """One build's steps around the stages; :func:`build` and the executors call them."""
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        output: Path,
+        work: Path,
+        limit: int | None,
+        progress: bool,
+        overwrite: bool,
+        retry_errors: bool = False,
+    ):
+        self.retry_errors = retry_errors
+        self.config, self.output, self.work, self.limit, self.progress = config, output, work, limit, progress
+        self.config_hash = plan.config_hash(config, limit)
+        self.overwrite, self.log = overwrite, RunLog(work)
+        self.done: BuildSummary | None = None
+        self.key, self.rejected = "", {}
+
+    def planned(self, key: str, rejected: dict[str, int]) -> None:
+        """Take the build's fingerprint and rows left out from another process that did :meth:`plan`."""
+        self.key, self.rejected = key, rejected
+
+    def plan(self) -> Job | None:
+        """Read the sources and resolve the models; None, with ``done`` set, when the dataset is there already."""
+        from dataset_builder import mmaip_v
+
+        mmaip_v.recover(self.output)
+        old = check_output(self.output, self.config_hash, self.overwrite)
+        with self.log.stage("sources"):
+            self.rejected = load_questions(self.config, self.limit, self.work, self.progress).rejected
+            job = plan.make_job(self.config, self.work)
+            self.key = plan.build_fingerprint(
+                self.config_hash, job, job.table, self.rejected, imported_key(self.config, self.work)
             )
-    return BuildSummary(**summary, dataset=str(output), fingerprint=key)
+        heal = self.retry_errors and old is not None and old["summary"]["errors"]
+        if old is not None and old.get("fingerprint") == self.key and mmaip_v.is_intact(self.output, old) and not heal:
+            self.done = BuildSummary(**old["summary"], dataset=str(self.output), fingerprint=self.key)
+            return None
+        return job
+
+    def finish(self, job: Job) -> BuildSummary:
+        """Collect, select, write."""
+        from dataset_builder import mmaip_v
+
+        table = job.table
+        with self.log.stage("assemble"):
+            facts, chosen = self._rows(job, table)
+            leave_errors(self.work, facts)
+        with self.log.stage("write"):
+            summary = {
+                **table_facts(table),
+                "answers": facts.answers,
+                "pairs": chosen["pairs"],
+                "drops": chosen["drops"],
+                "excluded": chosen["excluded"],
+                "errors": failed_calls(facts, job),
+                "rejected": self.rejected,
+            }
+            write_json(self.work / "selection.json", chosen)
+            said = plan.provenance(self.config, job, self.config_hash, self.key, self.limit, facts)
+            mmaip_v.write_dataset(
+                self.work,
+                self.output,
+                embed=not self.config.ids_only,
+                extra={"provenance.json": said | {"summary": summary}, "selection.json": chosen},
+                max_shard_size=f"{self.config.max_shard_mb}MB",
+            )
+        return BuildSummary(**summary, dataset=str(self.output), fingerprint=self.key)
+
+    def _rows(self, job: Job, table: QuestionTable) -> tuple[Any, dict]:
+        from dataset_builder.selection import filter_imported, select
+
+        confirmer = make_confirmer(self.config, table, self.work)
+        common = {"confirmer": confirmer, "progress": self.progress}
+        if self.config.imports:
+            from dataset_builder.imported import write_imported_responses
+
+            facts = write_imported_responses(self.work)
+            imported = self.work / "imported.parquet"
+            return facts, filter_imported(table, imported, self.config.pairs, self.work, **common)
+        weights = plan.judge_weights(self.config)
+        facts = write_responses(collect(job, weights), self.work)
+        return facts, select(table, self.work / RESPONSES, self.config.pairs, weights, self.work, **common)
+
+
+def failed_calls(facts: Facts, job: Job) -> dict[str, int]:
+    """Answers and verdicts that an endpoint failed to give, by member or judge."""
+    names = {entry["name"] for entry in [*job.members, *job.judges] if is_remote(entry)}
+    return {name: count for name, count in sorted(facts.errors.items()) if name in names}
+
+
+def make_confirmer(config: BuildConfig, table: QuestionTable, work: Path) -> Any:
+    """The pair judge over a build's questions, or None when pairs are not confirmed."""
+    if config.pairs.confirm is None:
+        return None
+    from dataset_builder.confirm import Confirmer
+
+    return Confirmer(config.pairs.confirm, table, work)
+
+
+def imported_key(config: BuildConfig, work: Path) -> str:
+    """Fingerprint of imported preference rows; empty without any."""
+    if not config.imports:
+        return ""
+    from dataset_builder.media import file_sha256
+
+    return file_sha256(work / "imported.parquet")
 
 
 def work_folder(output: Path, work: Path | str | None = None) -> Path:
@@ -152,121 +246,42 @@ def check_output(output: Path, config_hash: str, overwrite: bool) -> dict | None
     return old
 
 
-def load_questions(
-    config: BuildConfig, limit: int | None, work: Path, progress: bool
-) -> tuple[list[Question], list[RowError]]:
-    """Read the source and leave ``media.json`` and ``rejected.jsonl`` in the work folder.
+def load_questions(config: BuildConfig, limit: int | None, work: Path, progress: bool) -> Any:
+    """Read the sources into the work folder: ``questions.arrow``, ``media.json`` and ``rejected.jsonl``.
 
     Returns:
-        Questions sorted by video and id, and the rows that could not be used.
+        The :class:`~dataset_builder.sources.SourceReport`.
+
+    Raises:
+        KitError: a source cannot be read, or no usable question is left.
     """
-    questions, rejected = read_source(config.source, config.split, progress=progress)
-    questions = sorted(questions[:limit], key=lambda q: (q.sha256, q.question_id))
-    write_json(work / "media.json", {q.sha256: q.path for q in questions})
-    lines = [
-        canonical_json({"file": e.file, "row": e.row, "field": e.field, "kind": e.kind, "reason": e.reason}) + "\n"
-        for e in rejected
-    ]
-    write_atomic(work / "rejected.jsonl", "".join(lines))
-    if not questions:
-        more = f" (and {len(rejected) - 1} more rows)" if len(rejected) > 1 else ""
-        raise KitError(f"{config.source.questions}: no usable question is left: {rejected[0]}{more}")
-    return questions, rejected
+    from dataset_builder.sources import read_sources
+
+    with _generator_cache(config, work) as cache:
+        report = read_sources(
+            config.sources, config.split, work, config.block_size, limit=limit, progress=progress, cache=cache
+        )
+    if not report.questions:
+        count = sum(report.rejected.values())
+        more = f" (and {count - 1} more rows)" if count > 1 else ""
+        raise KitError(f"no usable question is left: {report.first_error}{more}")
+    return report
 
 
-def collect(job: Job, store: ShardStore, config: BuildConfig) -> dict[str, list[dict]]:
-    """Answers with all their scores, by question id: the full rows of the ``responses`` config."""
-    weights = judge_weights(config)
-    by_question: dict[str, list[dict]] = {q["question_id"]: [] for q in job.questions}
-    for block in range(job.block_count):
-        rows = read_responses(job, store, block)
-        if rows is None:
-            raise KitError(f"answers of block {block} are missing in {job.work}: run the same command again")
-        scores: dict[str, list[dict]] = {row["response_id"]: [] for row in rows}
-        for judge in job.judges:
-            for judged in read_scores(job, store, judge, block, rows) or _missing(job, block):
-                scores[judged["response_id"]] += judged["scores"]
-        for row in rows:
-            full = {**row, "scores": scores[row["response_id"]]}
-            full["score"], full["disagreement"] = summarise(full["scores"], weights)
-            by_question[row["question_id"]].append(full)
-    for rows in by_question.values():
-        mark_duplicates(rows)
-    return by_question
+@contextmanager
+def _generator_cache(config: BuildConfig, work: Path) -> Iterator[Any]:
+    """The call cache, when an endpoint writes questions."""
+    if not any(source.kind == "generated" and source.member.endpoint for source in config.sources):
+        yield None
+        return
+    from dataset_builder.models import CallCache
+    from dataset_builder.stages.job import CALL_CACHE
 
-
-def _missing(job: Job, block: int) -> Any:
-    raise KitError(f"scores of block {block} are missing in {job.work}: run the same command again")
-
-
-def summarise(scores: list[dict], weights: dict[str, float]) -> tuple[float | None, float | None]:
-    """Aggregate of all judges (None when one is missing), and their disagreement.
-
-    Both are from 0 to 1; the disagreement is None with fewer than two judges that scored the answer.
-    """
-    total, spread = aggregate(scores, weights), disagreement(scores)
-    return (None if total is None else round(total, _DIGITS)), (None if spread is None else round(spread, _DIGITS))
-
-
-def judge_weights(config: BuildConfig) -> dict[str, float]:
-    """Weight of each judge in the aggregate, by the judge's name."""
-    return {spec.name: float(spec.weight) for spec in config.judges}
-
-
-def select(
-    config: BuildConfig, questions: list[Question], responses: dict[str, list[dict]]
-) -> tuple[Selection, dict[str, float]]:
-    """Pairs over all questions, with the weights they were selected with."""
-    weights = judge_weights(config)
-    rows = ((q.question_id, q.split, responses[q.question_id]) for q in questions)
-    return select_pairs(rows, config.pairs.min_margin, weights), weights
-
-
-def selection_record(config: BuildConfig, selection: Selection, weights: dict[str, float]) -> dict:
-    """What ``selection.json`` says: the rule, the counts, and what became of every question."""
-    return {
-        "rule": {"kind": "best_against_worst", "min_margin": config.pairs.min_margin, "weights": weights},
-        "pairs": len(selection.pairs),
-        "drops": selection.drops,
-        "excluded": selection.excluded,
-        "dropped": {o.question_id: o.drop for o in selection.outcomes if o.drop},
-        "judges": {p.question_id: list(p.judges) for p in selection.pairs if set(p.judges) != set(weights)},
-    }
-
-
-def assemble(
-    work: Path,
-    config: BuildConfig,
-    questions: list[Question],
-    responses: dict[str, list[dict]],
-    selection: Selection,
-) -> None:
-    """Write the rows that the final writer reads into ``work/assembled``, sorted by video and question."""
-    folder = work / "assembled"
-
-    def put(name: str, rows: Iterator[dict]) -> None:
-        write_atomic(folder / name, "".join(canonical_json(row) + "\n" for row in rows))
-
-    put("questions.jsonl", (plan.question_row(q) for q in questions))
-    put("responses.jsonl", (row for q in questions for row in responses[q.question_id]))
-    answers = {row["response_id"]: row for rows in responses.values() for row in rows}
-    put(
-        "pairs.jsonl",
-        (
-            {
-                **asdict(pair),
-                "response_id_chosen": pair.chosen,
-                "response_id_rejected": pair.rejected,
-                "chosen": answers[pair.chosen]["response"],
-                "rejected": answers[pair.rejected]["response"],
-                "model_chosen": answers[pair.chosen]["model"],
-                "model_rejected": answers[pair.rejected]["model"],
-            }
-            for pair in selection.pairs
-        ),
-    )
-    videos = {q.video_id: {"path": q.path, "sha256": q.sha256} for q in questions if plan.may_embed(config, q)}
-    write_json(folder / "videos.json", videos)
+    cache = CallCache(work / CALL_CACHE)
+    try:
+        yield cache
+    finally:
+        cache.close()
 
 
 class RunLog:

@@ -7,16 +7,21 @@ names, and never enter the dataset. Both are compared on the train split only.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dataset_builder import plan
-from dataset_builder.build import RunLog, collect, judge_weights, load_questions, work_folder
-from dataset_builder.config import BuildConfig
+from dataset_builder.assemble import collect
+from dataset_builder.build import RunLog, load_questions, work_folder
 from dataset_builder.errors import KitError
-from dataset_builder.pairs import select_pairs
-from dataset_builder.pool import run_stages
+from dataset_builder.plan import judge_weights
+from dataset_builder.selection.pairs import select_pairs
+from dataset_builder.settings import BuildConfig
 from dataset_builder.stages import ShardStore, write_json
+from dataset_builder.stages.pool import run_stages
+from dataset_builder.table import write_questions
+
+_QUESTIONS = "control-questions.arrow"
 
 
 @dataclass(frozen=True)
@@ -150,22 +155,22 @@ def compare_zoo_and_single(
     work = work_folder(Path(output), work)
     store, weights = ShardStore(work), judge_weights(config)
     with store.lock():
-        questions, _ = load_questions(config, limit, work, progress=False)
-        splits = {q.question_id: q.split for q in questions}
-        job = plan.make_job(config, questions, work)
-        answers = collect(job, store, config)
+        load_questions(config, limit, work, progress=False)
+        job = plan.make_job(config, work)
+        answers, splits = {}, {}
+        for question, rows in collect(job, weights):
+            answers[question["question_id"]], splits[question["question_id"]] = rows, question["split"]
         member, means = best_member(
             [row for question, rows in answers.items() if splits[question] == "validation" for row in rows], judge
         )
-        train = [q for q in questions if splits[q.question_id] == "train"]
-        control = plan.make_job(config, train, work)
-        control.prefix = "control-"
-        samples = sum(entry["samples"] for entry in control.members)
-        control.members = [{**m, "samples": samples} for m in control.members if m["name"] == member]
+        train = (row for row in job.table if row["split"] == "train")
+        write_questions(train, work / _QUESTIONS, config.block_size)
+        control = replace(plan.make_job(config, work, _QUESTIONS), prefix="control-")
+        control.members = [{**m, "samples": control.samples} for m in control.members if m["name"] == member]
         with RunLog(work).stage("control"):
             run_stages(control, workers, progress)
-        single = collect(control, store, config)
-    zoo = {q.question_id: answers[q.question_id] for q in train}
+        single = {question["question_id"]: rows for question, rows in collect(control, weights)}
+    zoo = {question: rows for question, rows in answers.items() if splits[question] == "train"}
     result = Comparison(
         zoo=measure(zoo, judge, config.pairs.min_margin, weights),
         single=measure(single, judge, config.pairs.min_margin, weights),

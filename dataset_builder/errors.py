@@ -8,11 +8,14 @@ from collections.abc import Callable
 EXIT_OK = 0
 EXIT_CANNOT_RUN = 2  # nothing was done: the configuration or the environment has to change first
 EXIT_ROWS_LEFT_OUT = 3  # the work was finished, but some rows could not be used
+EXIT_BUDGET = 4  # a spend limit was reached: nothing is lost, and a higher limit goes on from here
 EXIT_STOPPED = 130  # what a shell expects after Ctrl-C
 
 
 class KitError(Exception):
     """One clear line that names the thing that is wrong and says what to do. Shown without a traceback."""
+
+    exit_code = EXIT_CANNOT_RUN
 
 
 class RowError(KitError):
@@ -36,13 +39,13 @@ def run_cli(main: Callable[[], int | None]) -> int:
     """Run a command's body and turn what goes wrong into one line on stderr and an exit code.
 
     Returns:
-        What ``main`` returned (None counts as 0), 2 for a :class:`KitError`, 130 for Ctrl-C.
+        What ``main`` returned (None counts as 0), a :class:`KitError`'s ``exit_code``, 130 for Ctrl-C.
     """
     try:
         return main() or EXIT_OK
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_CANNOT_RUN
+        return error.exit_code
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return EXIT_STOPPED

@@ -1,9 +1,10 @@
 """The thin final writer: finished stages to the folder that ``load_dataset`` reads.
 
 This module is what would have been the dataset's loading script before ``datasets`` stopped running those from the
-Hub: a :class:`datasets.GeneratorBasedBuilder` with four configs. It reads the assembled rows of the work folder
-(``assembled/{questions,responses,pairs}.jsonl`` and ``media.json``) and has ``datasets`` write sharded Parquet. All
-files are made in a temporary folder beside the target, which is renamed when it is complete.
+Hub: a :class:`datasets.GeneratorBasedBuilder` for the configs with videos and a :class:`datasets.ArrowBasedBuilder` for
+the large plain ones. They read the question table and the assembled rows of the work folder (``questions.arrow``,
+``assembled/{responses,pairs}.parquet``) as a stream and have ``datasets`` write sharded Parquet. All files are made in
+a temporary folder beside the target, which is renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 
+from dataset_builder.assemble import PAIRS, RESPONSES, beside, read_parquet
 from dataset_builder.errors import KitError
 from dataset_builder.schema import CONFIG_SPLITS, DEFAULT_CONFIG, FEATURES, assistant_message, user_message
 from dataset_builder.stages import fingerprint, write_atomic, write_json
+from dataset_builder.table import QuestionTable
 
-ASSEMBLED = "assembled"
 ROW_GROUP = {"preferences": 8, "benchmark": 8, "responses": 1024, "questions": 1024}  # rows; videos make rows large
 DESCRIPTIONS = {
     "preferences": "Preference pairs: the best against the worst answer of the zoo, with the video.",
@@ -33,92 +38,142 @@ DESCRIPTIONS = {
 }
 
 
-def read_rows(path: Path) -> Iterator[dict]:
-    """Rows of a JSONL file."""
-    with open(path, encoding="utf-8") as stream:
-        for line in stream:
-            yield json.loads(line)
-
-
 @dataclass
 class MmaipVConfig(datasets.BuilderConfig):
     """One of the four configs.
 
     Attributes:
         work: work folder of a finished build.
-        embed: put the bytes of the videos into the rows; False leaves ``video`` null.
+        embed: put the bytes of the videos into the rows where their licence allows it; False leaves ``video`` null.
     """
 
     work: str = ""
     embed: bool = True
 
+    @property
+    def table(self) -> QuestionTable:
+        """The build's questions."""
+        return QuestionTable(Path(self.work) / "questions.arrow")
 
-class MmaipV(datasets.GeneratorBasedBuilder):
-    """Reads the assembled rows of a work folder and yields the rows of one config, sorted by video."""
+
+def _configs(*names: str) -> list[MmaipVConfig]:
+    return [MmaipVConfig(name=n, version=datasets.Version("1.0.0"), description=DESCRIPTIONS[n]) for n in names]
+
+
+class _Info:
+    """What both builders have in common."""
 
     BUILDER_CONFIG_CLASS = MmaipVConfig
-    BUILDER_CONFIGS = [  # noqa: RUF012  (the base class declares it so)
-        MmaipVConfig(name=name, version=datasets.Version("1.0.0"), description=DESCRIPTIONS[name]) for name in FEATURES
-    ]
-    DEFAULT_CONFIG_NAME = DEFAULT_CONFIG
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES[self.config.name])
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        present = {split for split, _ in self._rows()}
+        present = self._present()
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"split": split})
             for split in CONFIG_SPLITS[self.config.name]
             if split in present
         ]
 
+
+class MmaipV(_Info, datasets.GeneratorBasedBuilder):
+    """The configs with videos, ``preferences`` and ``benchmark``: row by row, sorted by video."""
+
+    BUILDER_CONFIGS = _configs("preferences", "benchmark")
+    DEFAULT_CONFIG_NAME = DEFAULT_CONFIG
+
+    def _present(self) -> set[str]:
+        return {row["split"] for row, _ in self._rows()}
+
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
+        last: tuple[str, dict | None] = ("", None)  # rows are sorted by video: read each clip once
         position = 0
-        for row_split, row in self._rows():
-            if row_split == split:
-                yield position, self._with_video(row) if "video" in self.info.features else row
-                position += 1
+        for question, row in self._rows():
+            if question["split"] != split:
+                continue
+            if last[0] != question["sha256"]:
+                last = (question["sha256"], self._video(question))
+            yield position, {**row, "video": last[1]}
+            position += 1
 
-    def _rows(self) -> Iterator[tuple[str, dict]]:
-        """(split, row) of this config; the assembled files are sorted by video already."""
-        folder = Path(self.config.work) / ASSEMBLED
-        questions = {row["question_id"]: row for row in read_rows(folder / "questions.jsonl")}
+    def _rows(self) -> Iterator[tuple[dict, dict]]:
+        """(question, row of this config without its video)."""
         name = self.config.name
-        if name in ("questions", "benchmark"):
-            for row in questions.values():
-                if row["split"] in CONFIG_SPLITS[name] and (name == "questions" or row["answers"]):
-                    yield row["split"], {key: row[key] for key in FEATURES[name] if key != "video"}
+        columns = [key for key in FEATURES[name] if key != "video"]
+        if name == "benchmark":
+            for question in self.config.table:
+                if question["split"] in CONFIG_SPLITS[name] and question["answers"]:
+                    yield question, {key: question[key] for key in columns}
             return
-        for row in read_rows(folder / ("responses.jsonl" if name == "responses" else "pairs.jsonl")):
-            question = questions[row["question_id"]]
-            shared = {key: question[key] for key in ("video_id", "source", "license", "question", "answer")}
-            full = {**shared, **row}
-            if name == "preferences":
-                full["prompt"] = [user_message(question["question"])]
-                full["chosen"] = [assistant_message(row["chosen"])]
-                full["rejected"] = [assistant_message(row["rejected"])]
-            yield question["split"], {key: full[key] for key in FEATURES[name] if key != "video"}
+        for question, pairs in beside(self.config.table, read_parquet(Path(self.config.work) / PAIRS)):
+            for pair in pairs:
+                full = {
+                    **question,
+                    **pair,
+                    "prompt": [user_message(question["question"])],
+                    "chosen": [assistant_message(pair["chosen"])],
+                    "rejected": [assistant_message(pair["rejected"])],
+                }
+                yield question, {key: full[key] for key in columns}
 
-    def _with_video(self, row: dict) -> dict:
-        return {**row, "video": self._video(row["video_id"])}
-
-    def _video(self, video_id: str) -> dict | None:
+    def _video(self, question: dict) -> dict | None:
         """The clip as the ``Video`` feature stores it, or None where the licence does not allow copies."""
-        if not self.config.embed:
+        if not (self.config.embed and question["embed"]):
             return None
-        if not hasattr(self, "_media"):
-            self._media = json.loads((Path(self.config.work) / ASSEMBLED / "videos.json").read_text())
-            self._last: tuple[str, dict] | None = None
-        entry = self._media.get(video_id)
-        if entry is None:
-            return None
-        if self._last is None or self._last[0] != video_id:  # rows are sorted by video: read each clip once
-            data = Path(entry["path"]).read_bytes()
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                raise KitError(f"{entry['path']}: the file changed while the build ran; run the same command again")
-            self._last = (video_id, {"bytes": data, "path": f"{video_id}{Path(entry['path']).suffix.lower()}"})
-        return self._last[1]
+        path = Path(question["path"])
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != question["sha256"]:
+            raise KitError(f"{path}: the file changed while the build ran; run the same command again")
+        return {"bytes": data, "path": f"{question['video_id']}{path.suffix.lower()}"}
+
+
+class MmaipVTables(_Info, datasets.ArrowBasedBuilder):
+    """The configs without videos, ``responses`` and ``questions``: Arrow batches, which never become Python rows."""
+
+    BUILDER_CONFIGS = _configs("responses", "questions")
+
+    def _present(self) -> set[str]:
+        table = self.config.table
+        columns = (table.batch(index).column("split") for index in range(table.block_count))
+        return {split for column in columns for split in column.unique().to_pylist()}
+
+    def _generate_tables(self, split: str) -> Iterator[tuple[int, pa.Table]]:
+        # Row groups of the same size whatever the block size was.
+        schema, size = self.info.features.arrow_schema, ROW_GROUP[self.config.name]
+        left, position = schema.empty_table(), 0
+        for batch, splits in self._batches():
+            rows = batch.filter(pc.equal(splits, split))
+            left = pa.concat_tables([left, pa.Table.from_batches([rows]).select(schema.names).cast(schema)])
+            while left.num_rows >= size:
+                yield position, left.slice(0, size).combine_chunks()
+                left, position = left.slice(size), position + 1
+        if left.num_rows:
+            yield position, left.combine_chunks()
+
+    def _batches(self) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+        """(rows, the split of each row)."""
+        table = self.config.table
+        if self.config.name == "questions":
+            for index in range(table.block_count):
+                batch = table.batch(index)
+                yield batch, batch.column("split")
+            return
+        questions = _splits(table)
+        key, split = next(questions)
+        for batch in pq.ParquetFile(Path(self.config.work) / RESPONSES).iter_batches(ROW_GROUP["responses"]):
+            splits = []
+            for question_id in batch.column("question_id").to_pylist():  # in the table's order
+                while key != question_id:
+                    key, split = next(questions)
+                splits.append(split)
+            yield batch, pa.array(splits, pa.string())
+
+
+def _splits(table: QuestionTable) -> Iterator[tuple[str, str]]:
+    for index in range(table.block_count):
+        batch = table.batch(index)
+        yield from zip(batch.column("question_id").to_pylist(), batch.column("split").to_pylist())
 
 
 def write_dataset(
@@ -127,7 +182,7 @@ def write_dataset(
     """Write the dataset folder from a finished work folder and put it in the place of an older one.
 
     Args:
-        work: holds ``assembled/``.
+        work: holds ``questions.arrow`` and ``assembled/``.
         output: the dataset folder; an existing one is replaced in one rename (callers check that it may be).
         embed: whether rows carry the videos' bytes.
         extra: more JSON files for the folder, by name; ``provenance.json`` gets the hashes of the Parquet files.
@@ -169,7 +224,7 @@ def _write_config(
     name: str, work: Path, target: Path, scratch: Path, embed: bool, max_shard_size: str
 ) -> datasets.DatasetInfo | None:
     """Write one config's Parquet files under their final names; None when it has no rows at all."""
-    builder = MmaipV(
+    builder = (MmaipV if "video" in FEATURES[name] else MmaipVTables)(
         config_name=name,
         cache_dir=str(scratch / "cache"),
         writer_batch_size=ROW_GROUP[name],

@@ -23,18 +23,30 @@ _APOSTROPHES = re.compile("['’ʼ`´]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NEGATIVE = re.compile(r"(?<!\S)[-−–](?=\d)")
 _POINT = re.compile(r"(?<=\d)\.(?=\d)")
+_DIGIT = re.compile(r"\d")
 _CJK = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
+
+
+# ASCII text without numbers that have signs, the usual case, takes a short way to the same words.
+_ASCII = {code: " " for code in range(128) if unicodedata.category(chr(code))[0] in "PZC"}
+_ASCII_MARKS = re.compile(r"[.,\-]")
 
 
 def words(text: str) -> list[str]:
     """The words of an answer, normalised (see :data:`NORMALISATION`); empty when it says nothing."""
+    if text.isascii() and not (_ASCII_MARKS.search(text) and _DIGIT.search(text)):
+        return _plain_words(_APOSTROPHES.sub("", text.lower()).translate(_ASCII).split())
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     text = _THOUSANDS.sub("", _APOSTROPHES.sub("", text))
     # Marks that carry a value are hidden in private-use characters while all other punctuation goes.
     text = _POINT.sub("\ue000", _NEGATIVE.sub("\ue001", text))
     text = "".join(" " if unicodedata.category(c)[0] in "PZC" and c not in "\ue000\ue001" else c for c in text)
     text = _CJK.sub(r" \1 ", text.replace("\ue000", ".").replace("\ue001", "-"))
-    found = text.split()
+    return _plain_words(text.split())
+
+
+def _plain_words(found: list[str]) -> list[str]:
+    """Without articles, number words as digits."""
     # An article needs a word behind it: the answer "A" to a multiple-choice question is no article.
     kept = [word for i, word in enumerate(found) if word not in _ARTICLES or i + 1 == len(found)]
     return [_NUMBERS.get(word, word) for word in kept]

@@ -45,6 +45,13 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+# Where an answer begins and ends. A server that knows the Qwen families by name would look for their released roles.
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|assistant|>",
+    "fields": {"content": {"close": "<|end|>", "content": "text"}},
+}
+
 
 def _qwen(arch: str) -> bool:
     return arch.startswith("qwen")
@@ -82,6 +89,7 @@ def _tokenizer(arch: str):
         eos_token=SPECIAL["eos_token"],
         padding_side="left",
         model_max_length=4096,
+        response_template=RESPONSE_TEMPLATE,
         extra_special_tokens={
             **{name: token for name, token in SPECIAL.items() if name not in ("pad_token", "eos_token")},
             "image_token": IMAGE_TOKEN["qwen" if _qwen(arch) else arch],

@@ -52,6 +52,6 @@ def load_settings() -> EvalSettings:
 
 @cache
 def _read(path: str) -> EvalSettings:
-    from dataset_builder.config import load_yaml
+    from dataset_builder.settings import load_yaml
 
     return load_yaml(Path(path), EvalSettings)

@@ -181,7 +181,7 @@ def judge_values(scores: Iterable[Score | Mapping[str, Any]]) -> dict[str, float
     """Each judge's value from 0 to 1: the mean of its normalised criteria, None if one of them is missing."""
     parts: dict[str, list[float | None]] = {}
     for score in scores:
-        row = score if isinstance(score, Mapping) else vars(score)
+        row = score if type(score) is dict or isinstance(score, Mapping) else vars(score)
         value = row["score"]
         normal = None if value is None else (value - row["low"]) / (row["high"] - row["low"])
         parts.setdefault(row["judge"], []).append(normal)

@@ -18,6 +18,7 @@ class ReferenceJudge:
 
     criteria = (Criterion("match"), Criterion("f1"))
     needs_frames = False
+    is_endpoint = False
     num_frames = 0
     revision = "1"  # raise with every change of what it scores
 

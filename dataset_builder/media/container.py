@@ -11,74 +11,35 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 
 import av
 
-from dataset_builder.errors import KitError
-from dataset_builder.text import one_line
-
-VideoSource = str | Path | bytes
+from dataset_builder.media.mp4 import Mp4Index, check_boxes, read_index
+from dataset_builder.media.source import MediaError, VideoSource, check_readable, describe, source_size
 
 # FFmpeg's names of the demuxers that are allowed; one name of an alias group is enough.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,rm,dv,ivf,h264,hevc"
-_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"pnot")
 _OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 
 
-class MediaError(KitError):
-    """A video that cannot be used, in one line.
+@dataclass(frozen=True)
+class OpenVideo:
+    """A video that is open for reading.
 
-    Args:
-        message: what is wrong, beginning with the video's name.
-        kind: a word to count by: ``missing_video``, ``empty_video``, ``directory``, ``unreadable_video``,
-            ``truncated_video``, ``no_video_stream`` or ``undecodable_video``.
+    Attributes:
+        container: FFmpeg's view of the file.
+        stream: its first real picture stream.
+        index: its frames as its own index lists them, where there is one that can be trusted.
     """
 
-    def __init__(self, message: str, kind: str = "unreadable_video"):
-        self.kind = kind
-        super().__init__(message)
-
-
-def describe(source: VideoSource) -> str:
-    """How a message calls this video: its path, or its size when it is bytes in memory."""
-    return f"video in memory ({len(source)} bytes)" if isinstance(source, bytes) else one_line(str(source))
-
-
-def source_size(source: VideoSource) -> int:
-    """Size in bytes."""
-    return len(source) if isinstance(source, bytes) else os.path.getsize(source)
-
-
-def check_readable(source: VideoSource) -> None:
-    """Refuse what can be told from outside.
-
-    Raises:
-        MediaError: no such file, a folder, not a plain file, zero bytes, no permission.
-    """
-    name = describe(source)
-    if isinstance(source, bytes):
-        if not source:
-            raise MediaError(f"{name}: is empty (0 bytes)", "empty_video")
-        return
-    path = Path(source)
-    try:
-        if path.is_dir():
-            raise MediaError(f"{name}: is a folder, not a video file", "directory")
-        if not path.exists():
-            raise MediaError(f"{name}: there is no such file", "missing_video")
-        if not path.is_file():
-            raise MediaError(f"{name}: is not a plain file", "unreadable_video")
-        if path.stat().st_size == 0:
-            raise MediaError(f"{name}: is empty (0 bytes); copy or download it again", "empty_video")
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        raise MediaError(f"{name}: cannot be looked at ({error})", "unreadable_video") from None
-    if not os.access(path, os.R_OK):
-        raise MediaError(f"{name}: may not be read (permissions)", "unreadable_video")
+    container: av.container.InputContainer
+    stream: av.VideoStream
+    index: Mp4Index | None
 
 
 @contextmanager
-def open_video(source: VideoSource) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def open_video(source: VideoSource) -> Iterator[OpenVideo]:
     """Open a video and its first real picture stream (a cover image of an audio file is none).
 
     Raises:
@@ -86,7 +47,7 @@ def open_video(source: VideoSource) -> Iterator[tuple[av.container.InputContaine
     """
     check_readable(source)
     name = describe(source)
-    _check_boxes(source)
+    boxes = check_boxes(source)
     # "file:" keeps a name such as "http:clip.mp4" from being read as an address.
     target = io.BytesIO(source) if isinstance(source, bytes) else "file:" + os.path.abspath(source)
     try:
@@ -99,10 +60,18 @@ def open_video(source: VideoSource) -> Iterator[tuple[av.container.InputContaine
         streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not streams:
             raise MediaError(f"{name}: has no video stream", "no_video_stream")
-        if streams[0].codec_context is None:
+        stream = streams[0]
+        if stream.codec_context is None:
             raise MediaError(f"{name}: is in a codec that cannot be decoded here", "undecodable_video")
-        _check_complete(source, container, streams[0])
-        yield container, streams[0]
+        index = None
+        if "mp4" in container.format.name.split(","):
+            index = read_index(source, boxes, stream.id)
+            if index is not None and (
+                len(stream.index_entries) != len(index.pts) or index.time_base != stream.time_base
+            ):
+                index = None  # FFmpeg sees it otherwise
+            _check_complete(source, stream, index)
+        yield OpenVideo(container, stream, index)
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"{name}: is damaged and cannot be decoded ({reason})", "undecodable_video") from None
@@ -110,44 +79,15 @@ def open_video(source: VideoSource) -> Iterator[tuple[av.container.InputContaine
         container.close()
 
 
-def _check_boxes(source: VideoSource) -> None:
-    """An mp4 file is a row of boxes that each say their length; the last one may not reach behind the file's end.
-
-    This notices every cut through a box, whether the index is in front or at the end (ISO/IEC 14496-12, section 4.2).
-    """
-    size, at = source_size(source), 0
-    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        while at < size:
-            file.seek(at)
-            head = file.read(16)
-            if at == 0 and head[4:8] not in _FIRST_BOXES:
-                return  # another container
-            length = int.from_bytes(head[:4])
-            if length == 1:  # a 64-bit length follows the name
-                length = int.from_bytes(head[8:16])
-            elif length == 0:  # up to the end of the file
-                return
-            if length < 8 or not head[4:8].isalnum():
-                return  # not a box: something appended, and FFmpeg decides what is left
-            if at + length > size:
-                raise MediaError(
-                    f"{describe(source)}: is truncated ({size} bytes, at least {at + length} expected); "
-                    "copy or download it again",
-                    "truncated_video",
-                )
-            at += length
-
-
-def _check_complete(source: VideoSource, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+def _check_complete(source: VideoSource, stream: av.VideoStream, index: Mp4Index | None) -> None:
     """The index of an mp4 file gives every frame's position: none may lie behind the end (an open-ended last box)."""
-    if "mp4" not in container.format.name.split(","):
-        return
-    entries, size = stream.index_entries, source_size(source)
-    needed = max((entry.pos + entry.size for entry in entries), default=0)
+    size = source_size(source)
+    ends = index.ends.tolist() if index is not None else [entry.pos + entry.size for entry in stream.index_entries]
+    needed = max(ends, default=0)
     if needed > size:
-        lost = sum(entry.pos + entry.size > size for entry in entries)
+        lost = sum(end > size for end in ends)
         raise MediaError(
-            f"{describe(source)}: is truncated: {lost} of {len(entries)} frames lie behind the end of the file "
+            f"{describe(source)}: is truncated: {lost} of {len(ends)} frames lie behind the end of the file "
             f"({size} of at least {needed} bytes); copy or download it again",
             "truncated_video",
         )

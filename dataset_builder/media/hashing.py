@@ -7,17 +7,20 @@ from itertools import pairwise
 
 import numpy as np
 
-from dataset_builder.media.container import MediaError, VideoSource, check_readable, describe
+from dataset_builder.media.folder import folder_sha256
+from dataset_builder.media.source import MediaError, VideoSource, check_readable, describe, is_folder
 
 
 def file_sha256(source: VideoSource) -> str:
-    """SHA-256 of a file's bytes (or of bytes in memory) as 64 hex digits.
+    """SHA-256 of a file's bytes (or of bytes in memory) as 64 hex digits; of a frame folder its `folder_sha256`.
 
     Raises:
         MediaError: the file is missing, empty or cannot be read.
     """
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
+    if is_folder(source):
+        return folder_sha256(source)
     check_readable(source)
     try:
         with open(source, "rb") as file:

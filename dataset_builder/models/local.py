@@ -1,15 +1,31 @@
-"""A local checkpoint as a chat model: any transformers image-text-to-text model whose processor takes videos."""
+"""A local checkpoint as a chat model: any transformers image-text-to-text model, with or without eyes for video."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from dataset_builder.errors import KitError
 from dataset_builder.models.base import ChatReply, ChatRequest, Decoding, chat_messages
+
+# Model types that the tests answer with; any other is used as it is, and said to be untested.
+TESTED_FAMILIES = (
+    "gemma3",
+    "idefics3",
+    "internvl",
+    "llava",
+    "llava_next_video",
+    "llava_onevision",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "smolvlm",
+)
+_announced: set[str] = set()
 
 # What decides how a checkpoint answers. Trainer state, cards and metrics in the same folder do not.
 REVISION_FILES = (
@@ -87,14 +103,27 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # RuntimeError: sizes that differ
+        if "trust_remote_code" in str(error):  # the message would have a person switch that on
+            raise KitError(f"{name_or_path}: it needs code of its own, which is never run; use another model") from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise KitError(f"{name_or_path}: cannot be loaded as an image-text-to-text model: {reason}") from error
     if missing := sorted(loaded["missing_keys"]):  # transformers would draw them at random and go on
         raise KitError(f"{name_or_path}: weights are missing in the checkpoint ({len(missing)}, first {missing[0]})")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    announce_untested(model.config.model_type)
     fingerprint = fingerprint or getattr(model.config, "_commit_hash", None) or revision or "unknown"
     return LocalChatModel(model.to(device), processor, name or path.name, fingerprint, device)
+
+
+def announce_untested(model_type: str) -> None:
+    """Say once on stderr that a model type is not among the tested ones."""
+    if model_type not in TESTED_FAMILIES and model_type not in _announced:
+        _announced.add(model_type)
+        families = ", ".join(TESTED_FAMILIES)
+        print(
+            f"note: model type {model_type} is untested here (tested: {families}); look at its answers", file=sys.stderr
+        )
 
 
 class LocalChatModel:
@@ -108,11 +137,14 @@ class LocalChatModel:
         device: where the model is.
     """
 
+    is_endpoint = False
+
     def __init__(self, model, processor, name: str, revision: str, device: str = "cpu"):
         self.model, self.processor, self.name, self.revision, self.device = model, processor, name, revision, device
         template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
         if not template:
             raise KitError(f"{name}: its processor has no chat template, so it cannot be asked as a chat model")
+        self.native_video = takes_video(processor)
         self.template_hash = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
         model.eval()
 
@@ -127,12 +159,15 @@ class LocalChatModel:
             A BatchFeature on the model's device; ``input_ids`` [B, L].
         """
         texts = texts or [
-            self.processor.apply_chat_template(chat_messages(request), tokenize=False, add_generation_prompt=True)
+            self.processor.apply_chat_template(
+                chat_messages(request, images=not self.native_video), tokenize=False, add_generation_prompt=True
+            )
             for request in requests
         ]
         kwargs = {}
         if requests[0].frames is not None:
-            kwargs = video_inputs([request.frames for request in requests])
+            make_inputs = video_inputs if self.native_video else image_inputs
+            kwargs = make_inputs([request.frames for request in requests])
         batch = self.processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **kwargs)
         return batch.to(self.device)
 
@@ -213,6 +248,24 @@ class LocalChatModel:
                 logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]  # [B, V]
             result[positions] = logits[:, first].double().softmax(-1).cpu().numpy()
         return result
+
+
+def takes_video(processor) -> bool:
+    """Whether a processor turns a video part into a video; where not, its frames are shown as images."""
+    if getattr(processor, "video_processor", None) is None:
+        return False
+    token = getattr(processor, "video_token", None)
+    if token is None:
+        return True
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "x"}]}]
+    return token in processor.apply_chat_template(messages, tokenize=False)
+
+
+def image_inputs(frames: list) -> dict:
+    """Processor arguments for clips as images: a list of pictures for each."""
+    from PIL import Image
+
+    return {"images": [[Image.fromarray(picture) for picture in f.array] for f in frames]}
 
 
 def video_inputs(frames: list) -> dict:

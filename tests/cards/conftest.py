@@ -32,30 +32,25 @@ def score(judge: str, criterion: str, value: float | None, error: str | None = N
     }
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    """One JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def make_dataset(folder: Path, clips: int = 24) -> dict:
     """Write ``folder/mmaip-v`` with the kit's writer; returns counts as a build would."""
+    from dataset_builder.assemble import PAIR_SCHEMA, PAIRS, RESPONSE_SCHEMA, RESPONSES, write_rows
     from dataset_builder.mmaip_v import write_dataset
+    from dataset_builder.table import write_questions
     from dataset_builder.toy import ANSWERS, generate_toy
 
     split = {"train": clips - 8, "validation": 4, "test": 4}
     source = generate_toy(folder / "toy", seed=7, clips=split, types=("colour", "count", "direction"))
     rng, work = random.Random(0), folder / ".mmaip-v-work"
-    questions, responses, pairs, videos = [], [], [], {}
+    questions, responses, pairs = [], [], []
     for row in map(json.loads, source.read_text().splitlines()):
         path = folder / "toy" / "videos" / row["video"]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        videos[digest[:16]] = {"path": str(path), "sha256": digest}
         question = {
             **{key: row[key] for key in ("source", "license", "question", "answer", "question_type", "split")},
             **{"question_id": row["id"], "video_id": digest[:16], "source_id": row["video"], "sha256": digest},
             **{"start": None, "end": None, "phash": "0" * 16, "duration": 2.0, "answers": [row["answer"]]},
-            "origin": "given",
+            **{"origin": "given", "path": str(path), "embed": True},
         }
         questions.append(question)
         answers = []
@@ -72,7 +67,8 @@ def make_dataset(folder: Path, clips: int = 24) -> dict:
                     **{"model_revision": hashlib.sha256(member.encode()).hexdigest()[:16], "response": text},
                     **{"sampling": json.dumps(decoding), "finish_reason": "stop", "flags": [], "scores": scores},
                     **{"prompt_tokens": 60, "completion_tokens": 2, "disagreement": abs(match - seen)},
-                    "score": (match + seen) / 2,
+                    **{"score": (match + seen) / 2, "question": row["question"], "answer": row["answer"]},
+                    "video_id": digest[:16],
                 }
             )
         responses += answers
@@ -86,10 +82,9 @@ def make_dataset(folder: Path, clips: int = 24) -> dict:
     questions.sort(key=lambda q: (q["sha256"], q["question_id"]))
     order = {q["question_id"]: place for place, q in enumerate(questions)}
     pairs.sort(key=lambda p: order[p["question_id"]])
-    write_jsonl(work / "assembled" / "questions.jsonl", questions)
-    write_jsonl(work / "assembled" / "responses.jsonl", sorted(responses, key=lambda r: order[r["question_id"]]))
-    write_jsonl(work / "assembled" / "pairs.jsonl", pairs)
-    write_json(work / "assembled" / "videos.json", videos)
+    write_questions(questions, work / "questions.arrow", block_size=16)
+    write_rows(sorted(responses, key=lambda r: order[r["question_id"]]), work / RESPONSES, RESPONSE_SCHEMA)
+    write_rows(pairs, work / PAIRS, PAIR_SCHEMA)
     provenance = {"config_hash": "c" * 16, "fingerprint": "f" * 16, "pairs": {"min_margin": 0.1}}
     write_dataset(work, folder / "mmaip-v", embed=True, extra={"provenance.json": provenance})
     held_out = sum(q["split"] == "test" for q in questions)

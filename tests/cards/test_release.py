@@ -65,7 +65,7 @@ def test_a_seed_gets_a_folder_of_its_own():
     assert (seeded.run_dir, seeded.dataset) == ("runs/demo-seed-0", "runs/demo-seed-0/mmaip-v")
     built = load_config(DEMO, seed=2).build_config()
     assert built.seed == 2 and built.name == "mmaip-v"
-    assert built.source.questions == "runs/demo-seed-2/toy/questions.jsonl"
+    assert built.sources[0].questions == "runs/demo-seed-2/toy/questions.jsonl"
     fields = load_config(DEMO, seed=2).training_fields()
     assert (fields["base"], fields["seed"]) == ("runs/demo-seed-2/models/base", 2)
 

@@ -98,3 +98,24 @@ def break_clip(folder: Path, how: str) -> Path:
     elif how != "missing":
         raise ValueError(how)
     return path
+
+
+def write_frame_folder(folder: Path, video: np.ndarray | None = None, suffix: str = ".jpeg", start: int = 1) -> Path:
+    """A folder ``c01_0001.jpeg``, ``c01_0002.jpeg`` …, as frame-folder data sets hold them."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(moving_square() if video is None else video, start):
+        Image.fromarray(picture).save(folder / f"c01_{number:04d}{suffix}")
+    return folder
+
+
+def remux(source: Path, path: Path, change=None, options: dict[str, str] | None = None, **stream_options) -> Path:
+    """Copy the picture packets into another file; ``change(number, packet)`` may alter or (False) drop it."""
+    with av.open(str(source)) as read, av.open(str(path), "w", options=options or {}) as out:
+        stream = out.add_stream_from_template(read.streams.video[0], **stream_options)
+        for number, packet in enumerate(read.demux(read.streams.video[0])):
+            if packet.size and (change is None or change(number, packet) is not False):
+                packet.stream = stream
+                out.mux(packet)
+    return path

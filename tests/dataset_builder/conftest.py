@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dataset_builder.build import build
-from dataset_builder.config import load_build_config
+from dataset_builder.settings import load_build_config
 from tests.dataset_builder.worlds import make_world
 
 

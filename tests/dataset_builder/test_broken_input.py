@@ -49,14 +49,14 @@ def small(world, tmp_path_factory):
     """A world with one member and one judge, with every broken file beside the good clips: (YAML path, good rows)."""
     folder = tmp_path_factory.mktemp("small")
     config = yaml.safe_load(world.read_text())
-    with open(config["source"]["questions"]) as stream:
+    with open(config["sources"][0]["questions"]) as stream:
         good = [json.loads(line) for line in stream][:4]
     (folder / "videos").mkdir()
     for name in {row["video"] for row in good}:
-        shutil.copy(Path(config["source"]["videos"]) / name, folder / "videos" / name)
+        shutil.copy(Path(config["sources"][0]["videos"]) / name, folder / "videos" / name)
     for name in sorted(set().union(*(broken_files(row) for row, _, _ in ROWS.values()))):
         break_clip(folder / "videos", name)
-    config["source"]["videos"] = str(folder / "videos")
+    config["sources"][0]["videos"] = str(folder / "videos")
     config["zoo"] = config["zoo"][1:]
     config["judges"] = config["judges"][:1]
     return write_config(folder / "build.yaml", config), good
@@ -142,7 +142,7 @@ def test_only_broken_rows_cannot_run(world, tmp_path, capsys):
     config = changed(world, tmp_path / "build.yaml", source={"questions": str(file)})
     assert main(["build", str(config), "--output", str(tmp_path / "mmaip-v"), "--quiet"]) == 2
     said = capsys.readouterr().err.strip()
-    assert said.startswith(f"error: {file}: no usable question is left: {file}:1: field 'video': ")
+    assert said.startswith(f"error: no usable question is left: {file}:1: field 'video': ")
     assert "\n" not in said and said.endswith("there is no such file")
     file.write_text(file.read_text() * 3)
     assert main(["build", str(config), "--output", str(tmp_path / "mmaip-v"), "--quiet"]) == 2

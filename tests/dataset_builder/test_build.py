@@ -17,8 +17,8 @@ from datasets import Video, load_dataset
 from dataset_builder import control
 from dataset_builder.__main__ import main
 from dataset_builder.build import build
-from dataset_builder.config import load_build_config
 from dataset_builder.errors import KitError
+from dataset_builder.settings import load_build_config
 from dataset_builder.stages import ShardStore
 from tests.dataset_builder.worlds import (
     MEMBERS,
@@ -104,7 +104,7 @@ def test_another_config_does_not_replace_a_dataset(world, built, tmp_path, capsy
     assert "--overwrite" in capsys.readouterr().err
     assert tree(output) == tree(built.output)
     assert main([*words, "--overwrite"]) == 0
-    assert json.loads((output / "provenance.json").read_text())["pairs"] == {"min_margin": 0.5}
+    assert json.loads((output / "provenance.json").read_text())["pairs"]["min_margin"] == 0.5
 
 
 def test_a_folder_that_is_no_dataset_is_never_replaced(built, tmp_path):
@@ -174,7 +174,7 @@ def test_help_is_light():
 
 
 def test_questions_without_reference_are_compared_by_the_visual_judge(world, tmp_path):
-    source = yaml.safe_load(world.read_text())["source"]
+    source = yaml.safe_load(world.read_text())["sources"][0]
     with open(source["questions"]) as stream:
         rows = [json.loads(line) for line in stream][:12]
     for row in rows:

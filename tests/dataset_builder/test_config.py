@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,11 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset_builder
-from dataset_builder.config import BuildConfig, ReferenceJudgeConfig, VisualJudgeConfig, load_build_config, load_yaml
 from dataset_builder.errors import KitError
+from dataset_builder.settings import (
+    BuildConfig,
+    ReferenceJudgeConfig,
+    VisualJudgeConfig,
+    from_dict,
+    load_build_config,
+    load_yaml,
+)
+
+CONFIGS = Path(dataset_builder.__file__).parent / "configs"
 
 SMALL = """
-source: {videos: clips, questions: clips/q.jsonl}
+sources:
+  - {kind: folder, videos: clips, questions: clips/q.jsonl}
 zoo:
   - {name: a, model: models/a}
 judges:
@@ -42,10 +53,13 @@ def refusal(folder: Path, text: str, cls: type = BuildConfig) -> str:
 def test_defaults(tmp_path):
     config = load_build_config(write(tmp_path, SMALL))
     assert (config.name, config.seed, config.block_size, config.pairs.min_margin) == ("mmaip-v", 0, 64, 0.1)
-    assert (config.source.kind, config.source.license, config.source.redistribute) == ("folder", "unknown", False)
+    source = config.sources[0]
+    # Null: what is known of a well-known source decides, and of any other nothing is passed on.
+    assert (source.kind, source.license, source.redistribute, source.fps) == ("folder", None, None, 2.0)
+    assert (config.ids_only, config.imports, config.max_shard_mb) == (False, False, 256)
     assert (config.split.validation, config.split.test) == (0.1, 0.1)
     member = config.zoo[0]
-    assert (member.samples, member.revision, member.decoding.num_frames) == (1, None, 8)
+    assert (member.samples, member.revision, member.endpoint, member.decoding.num_frames) == (1, None, None, 8)
     assert config.judges == [ReferenceJudgeConfig(kind="reference", weight=1.0)]
 
 
@@ -83,7 +97,7 @@ def test_everything_set(tmp_path):
         ("model: models/a", "model: x, decoding: {top_p: .nan}", "zoo[0].decoding.top_p: must be a number"),
         ("name: a", "name: a/b", "zoo[0]: name: 'a/b' may hold letters"),
         ("kind: reference", "kind: referense", "judges[0].kind: 'referense' is not known; did you mean 'reference'?"),
-        ("kind: reference", "weight: 1", "judges[0].kind: is missing (known are reference, visual)"),
+        ("kind: reference", "weight: 1", "judges[0].kind: is missing (known are reference, visual, vlm)"),
         ("kind: reference", "kind: reference, model: x", "judges[0].model: is not a known key"),
         ("kind: reference", "kind: visual", "judges[0].model: is missing"),
         ("kind: reference", "kind: reference, weight: -1", "judges[0]: weight must be 0"),
@@ -96,9 +110,16 @@ def test_everything_set(tmp_path):
         ),
         ("- {kind: reference}", "reference", "judges: must be a list, not text"),
         ("- {kind: reference}", "- reference", "judges[0]: must be `key: value` lines, not text"),
-        ("videos: clips", "videos: clips, kind: hub", "source.kind: must be one of 'folder', not 'hub'"),
-        ("videos: clips", "videos: clips, redistribute: 1", "source.redistribute: must be true or false"),
-        ("videos: clips", "videos:", "source.videos: must be text, not nothing"),
+        ("kind: folder", "kind: foldr", "sources[0].kind: 'foldr' is not known; did you mean 'folder'?"),
+        ("kind: folder, ", "", "sources[0].kind: is missing (known are folder, hub, sharegpt, activitynet_qa"),
+        ("kind: folder", "kind: hub", "sources[0].questions: is not a known key"),
+        ("sources:", "source:", "source: is not a known key; did you mean 'sources'?"),
+        ("videos: clips", "videos: clips, redistribute: 1", "sources[0].redistribute: must be true or false"),
+        ("videos: clips", "videos:", "sources[0].videos: must be text, not nothing"),
+        ("videos: clips", "videos: clips, fps: 0", "sources[0]: fps must be above 0"),
+        ("videos: clips", "videos: clips, columns: {questoin: q}", "sources[0]: columns: 'questoin' is not a name of"),
+        ("model: models/a", "model: x, prompt: Answer.", "zoo[0]: prompt: must hold {question}"),
+        ("model: models/a", "model: x, decoding: {fps: 0}", "zoo[0].decoding: fps must be above 0"),
         ("videos: clips", "videos: clips, videos: b", "not valid YAML: 'videos' stands here twice"),
         ("videos: clips", "videos: !!python/object/apply:os.system [ls]", "python/object/apply:os.system is refused"),
         ("videos: clips", "videos: !!python/name:os.system ''", "is refused: plain values only"),
@@ -109,6 +130,62 @@ def test_everything_set(tmp_path):
 def test_wrong_values(tmp_path, old, new, says):
     assert old in SMALL
     assert says in refusal(tmp_path, SMALL.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("{base_url: 127.0.0.1:8000}", "base_url: '127.0.0.1:8000' must begin with http:// or https://"),
+        ('{base_url: "http://[::1"}', "is no address"),
+        ('{base_url: "https://me:hush@host/v1"}', "base_url: may not hold a name or password"),
+        ('{base_url: "http://h/v1", provider: together}', "give base_url or provider, not both"),
+        ("{api_key_env: hf-not-a-name}", "api_key_env: must be the name of an environment variable, not a key itself"),
+        ("{api_key: hush}", "api_key: is not a known key; did you mean 'api_key_env'?"),
+        ("{concurrency: 0}", "concurrency must be at least 1"),
+        ("{requests_per_minute: 0}", "requests_per_minute must be above 0"),
+        ("{spend_limit: -1}", "max_backoff and spend_limit must be 0 or more"),
+        ("{price: {prompt: -1}}", "endpoint.price: prices and frame_tokens must be 0 or more"),
+        ("{price: 3}", "endpoint.price: must be `key: value` lines, not a whole number"),
+        ("{frames: gif}", "endpoint.frames: must be one of 'images', 'video', not 'gif'"),
+        ("{extra_body: {seed: 1}}", "extra_body: may not hold seed, which the kit sets itself"),
+    ],
+)
+def test_wrong_endpoints(tmp_path, endpoint, says):
+    said = refusal(tmp_path, SMALL.replace("model: models/a", f"model: x, endpoint: {endpoint}"))
+    assert said.startswith("zoo[0].endpoint") and says in said and "hush" not in said
+
+
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [
+        ("{min_margin: 2}", "pairs: min_margin must be from 0 to 1"),
+        ("{min_chosen: 5}", "pairs: min_chosen must be from 0 to 1"),
+        ("{margin: 0.1}", "pairs.margin: is not a known key"),
+        ("{select: best}", "pairs.select: must be one of 'best_worst', 'all', not 'best'"),
+        ("{ties: short}", "pairs.ties: must be one of 'id', 'shorter', 'longer', 'drop', not 'short'"),
+        ("{max_per_video: 0}", "pairs: max_per_question and max_per_video must be at least 1"),
+        ("{dedup: {questions: meaning}}", "pairs.dedup: model: `meaning` needs a sentence-embedding model"),
+        ("{dedup: {threshold: 0}}", "pairs.dedup: threshold must be above 0"),
+        ("{decontaminate: [{name: x}]}", "pairs.decontaminate[0]: give a dataset, a questions file or a folder"),
+        ("{decontaminate: [{name: x, videos: v, match: [id]}]}", "pairs.decontaminate[0].match[0]: must be one of"),
+        ("{confirm: {endpoint: {}}}", "pairs.confirm.model: is missing"),
+    ],
+)
+def test_wrong_rules(tmp_path, pairs, says):
+    assert refusal(tmp_path, SMALL + f"pairs: {pairs}").startswith(says)
+
+
+def test_preference_rows_stand_alone(tmp_path):
+    rows = "sources:\n  - {kind: preferences, rows: p.jsonl}\n"
+    assert load_build_config(write(tmp_path, rows)).imports
+    with_zoo = SMALL.replace("sources:", rows.rstrip()).replace(
+        "- {kind: folder, videos: clips, questions: clips/q.jsonl}", ""
+    )
+    assert refusal(tmp_path, with_zoo) == "preference rows are taken as they are: leave out zoo and judges"
+    mixed = SMALL.replace("sources:", rows.rstrip())
+    assert refusal(tmp_path, mixed) == "sources: preference rows and questions cannot be mixed in one build"
+    assert refusal(tmp_path, "sources: []") == "sources: names nothing; at least one entry is needed"
+    assert refusal(tmp_path, SMALL.split("zoo:")[0]) == "zoo: names nothing; at least one entry is needed"
 
 
 def test_wrong_shares(tmp_path):
@@ -165,7 +242,7 @@ values = st.recursive(
     max_leaves=6,
 )
 places = st.sampled_from(
-    ["name", "seed", "source", "split", "zoo", "judges", "pairs", "block_size", "zoo.0", "judges.0"]
+    ["name", "seed", "sources", "split", "zoo", "judges", "pairs", "block_size", "sources.0", "zoo.0", "judges.0"]
 )
 
 
@@ -188,11 +265,72 @@ def test_any_value_anywhere_is_read_or_refused_in_one_line(tmp_path_factory, pla
         assert isinstance(asdict(config), dict)
 
 
-def test_the_shipped_example_is_read():
-    path = Path(dataset_builder.__file__).parent / "configs" / "own_videos.yaml"
-    config = load_build_config(path)
-    assert {judge.kind for judge in config.judges} == {"reference", "visual"}
-    assert len(config.zoo) >= 4 and not config.source.redistribute
+def test_every_shipped_config_is_read():
+    found = {path.name: load_build_config(path) for path in sorted(CONFIGS.glob("*.yaml"))}
+    assert {"own_videos.yaml", "mmaip_v.yaml", "import_preferences.yaml", "only_videos.yaml"} <= set(found)
+    own = found["own_videos.yaml"]
+    assert {judge.kind for judge in own.judges} == {"reference", "visual"}
+    assert len(own.zoo) >= 4 and own.sources[0].redistribute is False
+    assert found["import_preferences.yaml"].imports
+    assert [source.kind for source in found["only_videos.yaml"].sources] == ["generated"]
+
+
+def test_the_config_of_the_papers_shape_has_that_shape():
+    config = load_build_config(CONFIGS / "mmaip_v.yaml")
+    families = {member.model.split("/")[0] for member in config.zoo}
+    assert len(config.zoo) >= 4 and len(families) == len(config.zoo)
+    assert {judge.kind for judge in config.judges} == {"reference", "visual", "vlm"}
+    assert len(config.pairs.decontaminate) == 7  # the evaluation sets of the paper
+    # Nothing decides in the config what may be passed on: that is for licenses.yaml, and it allows none of these.
+    assert all(source.redistribute is None and source.license is None for source in config.sources)
+
+
+def test_the_sources_of_the_papers_shape_are_well_known_and_not_passed_on():
+    from dataset_builder.sources.licenses import find_set, terms_of
+
+    for source in load_build_config(CONFIGS / "mmaip_v.yaml").sources:
+        assert find_set(source.source) is not None, source.source
+        assert not terms_of(source.source, source.license, source.redistribute).embed
+
+
+def options(text: str) -> list[tuple[int, int]]:
+    """Line ranges of a config's commented-out options, each with the deeper lines that belong to it."""
+    lines, found = text.splitlines(), []
+    depth = {i: len(re.match(r"\s*#\|\s*", line).group()) for i, line in enumerate(lines) if re.match(r"\s*#\|", line)}
+    for i, own in depth.items():
+        if found and i < found[-1][1]:
+            continue
+        end = i + 1
+        while depth.get(end, -1) > own:
+            end += 1
+        found.append((i, end))
+    return found
+
+
+def take(text: str, start: int = 0, end: int | None = None) -> dict:
+    """The config's values with the options of a line range taken."""
+    lines = text.splitlines()
+    for i in range(start, len(lines) if end is None else end):
+        lines[i] = re.sub(r"^(\s*)#\| ?", r"\1", lines[i])
+    return yaml.safe_load("\n".join(lines))
+
+
+@pytest.mark.parametrize(("name", "least"), [("own_videos.yaml", 12), ("only_videos.yaml", 1)])
+def test_every_option_of_a_shipped_config_works_when_it_is_taken(name, least):
+    text = (CONFIGS / name).read_text(encoding="utf-8")
+    found = options(text)
+    assert len(found) >= least
+    for start, end in [*found, (0, None)]:  # each alone, then all of them
+        data = take(text, start, end)
+        assert data != yaml.safe_load(text), start + 1
+        from_dict(data, BuildConfig, f"{name}:{start + 1}")
+
+
+def test_the_options_of_the_shipped_example_show_what_there_is():
+    everything = from_dict(take((CONFIGS / "own_videos.yaml").read_text()), BuildConfig, "own_videos.yaml")
+    assert [member.name for member in everything.zoo if member.endpoint] == ["served"]
+    assert [judge.kind for judge in everything.judges] == ["reference", "visual", "vlm"]
+    assert len(everything.pairs.decontaminate) == 2 and everything.pairs.confirm is not None
 
 
 def test_the_shipped_example_names_the_models_that_the_demo_makes():

@@ -21,10 +21,11 @@ from datasets import Video, load_dataset
 
 from dataset_builder import mmaip_v
 from dataset_builder.build import build
-from dataset_builder.config import load_build_config
 from dataset_builder.errors import KitError
 from dataset_builder.judges import settings_hash
 from dataset_builder.schema import CONFIG_SPLITS, FEATURES
+from dataset_builder.settings import load_build_config
+from dataset_builder.table import QuestionTable, write_questions
 from tests.dataset_builder.worlds import changed, environment, tree
 
 
@@ -190,10 +191,16 @@ def test_large_splits_become_numbered_shards(built, tmp_path, monkeypatch):
     assert list(parts["question_id"]) == list(whole["question_id"])
 
 
-def test_without_the_right_to_copy_the_video_is_null(built, tmp_path):
-    work = tmp_path / "work"
+def with_other_questions(built, work: Path, **changes) -> Path:
+    """A copy of the finished work folder in which every question has other values."""
     shutil.copytree(built.work / "assembled", work / "assembled")
-    (work / "assembled" / "videos.json").write_text("{}")
+    rows = QuestionTable(built.work / "questions.arrow")
+    write_questions(({**row, **changes} for row in rows), work / "questions.arrow", rows.block_size)
+    return work
+
+
+def test_without_the_right_to_copy_the_video_is_null(built, tmp_path):
+    work = with_other_questions(built, tmp_path / "work", embed=False)
     mmaip_v.write_dataset(work, tmp_path / "out", True, {})
     dataset = load_dataset(str(tmp_path / "out"), "preferences")["train"]
     assert dataset.features["video"] == Video()
@@ -201,13 +208,7 @@ def test_without_the_right_to_copy_the_video_is_null(built, tmp_path):
 
 
 def test_a_video_that_changed_meanwhile_is_not_embedded(built, tmp_path):
-    work = tmp_path / "work"
-    shutil.copytree(built.work / "assembled", work / "assembled")
-    file = work / "assembled" / "videos.json"
-    media = json.loads(file.read_text())
-    for entry in media.values():
-        entry["sha256"] = "0" * 64
-    file.write_text(json.dumps(media))
+    work = with_other_questions(built, tmp_path / "work", path=str(built.output / "README.md"))
     with pytest.raises(KitError, match="changed while the build ran"):
         mmaip_v.write_dataset(work, tmp_path / "out", True, {})
     assert not (tmp_path / "out").exists()
@@ -228,7 +229,7 @@ def test_a_damaged_dataset_is_written_again_byte_for_byte(built, tmp_path):
 
 def test_a_dataset_built_again_is_not_answered_from_the_cache_of_the_old_one(world, tmp_path):
     """As many rows and bytes as before: ``load_dataset`` sees a change in the README only."""
-    lines = Path(yaml.safe_load(world.read_text())["source"]["questions"]).read_text().splitlines()
+    lines = Path(yaml.safe_load(world.read_text())["sources"][0]["questions"]).read_text().splitlines()
     rows, file, output = [json.loads(line) for line in lines[:8]], tmp_path / "questions.jsonl", tmp_path / "mmaip-v"
     config = load_build_config(changed(world, tmp_path / "build.yaml", source={"questions": str(file)}))
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset_builder import pairs
 from dataset_builder.answers import flags_of, mark_duplicates
-from dataset_builder.pairs import select_pair, select_pairs
+from dataset_builder.selection import pairs
+from dataset_builder.selection.pairs import select_pair, select_pairs
 from dataset_builder.text import normalise
 
 

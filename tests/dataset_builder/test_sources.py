@@ -6,32 +6,61 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset_builder.config import SourceConfig, SplitConfig
 from dataset_builder.errors import KitError, RowError
 from dataset_builder.media import file_sha256, probe
-from dataset_builder.sources import COLUMNS, Question, question_id, read_source, split_of
+from dataset_builder.settings import FolderSource, SplitConfig
+from dataset_builder.sources import find_set, question_id, read_sources, split_of
+from dataset_builder.table import QUESTION_SCHEMA, QuestionTable
 from tests.dataset_builder.clips import break_clip, moving_square, real_clips, write_clip
+
+COLUMNS = QUESTION_SCHEMA.names[:15]
+
+
+def read_back(work: Path, source, split: SplitConfig | None = None, **options) -> tuple[list[dict], list[RowError]]:
+    """Rows of the question table and the rows left out, after reading a source."""
+    report = read_sources([source], split or SplitConfig(), work, 64, **options)
+    rejected = [RowError(**json.loads(line)) for line in (work / "rejected.jsonl").read_text().splitlines()]
+    assert dict(Counter(error.kind for error in rejected)) == report.rejected
+    assert str(report.first_error) == (str(rejected[0]) if rejected else "None")
+    questions = list(QuestionTable(work / "questions.arrow")) if report.questions else []
+    assert len(questions) == report.questions == sum(report.splits.values())
+    media = json.loads((work / "media.json").read_text())
+    assert set(media) == {question["sha256"] for question in questions} and len(media) == report.videos
+    return questions, rejected
 
 
 class Folder:
     """A videos folder with two good clips, and a JSONL file beside it."""
 
     def __init__(self, root: Path):
-        self.videos, self.file = root / "videos", root / "q.jsonl"
+        self.videos, self.file, self.work = root / "videos", root / "q.jsonl", root / "work"
         (self.videos / "sub").mkdir(parents=True)
         write_clip(self.videos / "a.mp4", moving_square(seed=1))
         write_clip(self.videos / "sub" / "b.mp4", moving_square(seed=2))
 
-    def read(self, *rows, split: SplitConfig | None = None, **source) -> tuple[list[Question], list[RowError]]:
-        """Write rows (dicts become JSON, bytes and text stay) and read them back."""
+    def source(self, **more) -> FolderSource:
+        return FolderSource("folder", str(self.videos), str(self.file), **more)
+
+    def read(self, *rows, split: SplitConfig | None = None, **source) -> tuple[list[SimpleNamespace], list[RowError]]:
+        """Write rows (dicts become JSON, bytes and text stay) and read them back in their order, numbered."""
         lines = [row if isinstance(row, bytes) else _json(row).encode() for row in rows]
         self.file.write_bytes(b"\n".join(lines))
-        return read_source(SourceConfig(videos=str(self.videos), questions=str(self.file), **source), split)
+        questions, rejected = read_back(self.work, self.source(**source), split)
+        numbers: dict[tuple, int] = {}
+        for number, line in enumerate(lines, start=1):
+            try:
+                found = json.loads(line.decode("utf-8-sig"))
+                numbers.setdefault((found["video"], found["question"].strip()), number)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                continue
+        found = [SimpleNamespace(**q, row=numbers[q["source_id"], q["question"]]) for q in questions]
+        return sorted(found, key=lambda question: question.row), rejected
 
 
 def _json(row) -> str:
@@ -47,7 +76,7 @@ def row(video: str = "a.mp4", question: str = "what ?", **more) -> dict:
     return {"video": video, "question": question, **more}
 
 
-def only_error(result: tuple[list[Question], list[RowError]]) -> RowError:
+def only_error(result: tuple[list, list[RowError]]) -> RowError:
     _, rejected = result
     assert len(rejected) == 1, [str(error) for error in rejected]
     assert "\n" not in str(rejected[0])
@@ -61,8 +90,7 @@ def test_a_row_becomes_the_columns_of_the_dataset(folder):
     path = folder.videos / "sub" / "b.mp4"
     sha256 = file_sha256(path)
     assert rejected == []
-    columns = question.columns()
-    assert list(columns) == list(COLUMNS)
+    columns = {name: getattr(question, name) for name in COLUMNS}
     assert columns | {"phash": ""} == {
         "question_id": question_id(sha256, None, None, "how many ?"),
         "video_id": sha256[:16],
@@ -81,7 +109,8 @@ def test_a_row_becomes_the_columns_of_the_dataset(folder):
         "origin": "given",
     }
     assert len(question.phash) == 16 and Path(question.path) == path
-    assert (question.file, question.row) == (str(folder.file), 1)
+    assert question.embed is False
+    assert json.loads((folder.work / "media.json").read_text()) == {sha256: str(path)}
 
 
 def test_columns_are_those_of_the_written_dataset():
@@ -234,25 +263,37 @@ def test_ids_follow_from_content(start, text, other):
     assert made != question_id("cd" * 32, start, None, text)
 
 
-def test_every_video_is_read_once_and_the_result_is_the_same_twice(folder, monkeypatch):
-    from dataset_builder import sources
+def test_every_video_is_read_once_and_not_again_in_the_next_run(folder, monkeypatch):
+    from dataset_builder.sources import videos
 
-    opened = []
-    real = sources.inspect_video
-    monkeypatch.setattr(sources, "inspect_video", lambda path, n: (opened.append(path), real(path, n))[1])
+    opened, hashed = [], []
+    real, real_hash = videos.inspect_video, videos.file_sha256
+    monkeypatch.setattr(videos, "inspect_video", lambda path, *n, **k: (opened.append(path), real(path, *n, **k))[1])
+    monkeypatch.setattr(videos, "file_sha256", lambda path: (hashed.append(path), real_hash(path))[1])
     rows = [row(question=f"{i} ?") for i in range(5)] + [row("sub/b.mp4", f"{i} ?") for i in range(5)]
     first = folder.read(*rows)
-    assert len(opened) == 2
+    assert len(opened) == len(hashed) == 2
     assert folder.read(*rows) == first and len(first[0]) == 10
+    assert len(opened) == len(hashed) == 2
+    write_clip(folder.videos / "a.mp4", moving_square(seed=5))
+    changed, _ = folder.read(*rows)
+    assert len(opened) == 3 and changed[0].sha256 == file_sha256(folder.videos / "a.mp4") != first[0][0].sha256
+    (folder.work / "sources" / "facts.sqlite").write_bytes(b"damaged" * 1000)
+    assert folder.read(*rows)[0] == changed and len(opened) == 5
 
 
 def test_what_cannot_be_read_at_all(folder, tmp_path):
     with pytest.raises(KitError, match="is empty"):
         folder.read("", "  ")
-    with pytest.raises(KitError, match=r"source.questions: .*none.jsonl: there is no such file"):
-        read_source(SourceConfig(videos=str(folder.videos), questions=str(tmp_path / "none.jsonl")))
-    with pytest.raises(KitError, match=r"source.videos: .*nowhere: there is no such folder"):
-        read_source(SourceConfig(videos=str(tmp_path / "nowhere"), questions=str(folder.file)))
+    for source, says in (
+        (
+            FolderSource("folder", str(folder.videos), "none.jsonl"),
+            r"sources\[0\].questions: none.jsonl: there is no such",
+        ),
+        (FolderSource("folder", "nowhere", str(folder.file)), r"sources\[0\].videos: nowhere: there is no such folder"),
+    ):
+        with pytest.raises(KitError, match=says):
+            read_sources([source], SplitConfig(), folder.work, 4)
 
 
 def test_windows_line_ends_and_byte_order_mark(folder):
@@ -268,10 +309,72 @@ def test_real_clips(tmp_path):
         shutil.copy(path, tmp_path / name)
     file = tmp_path / "q.jsonl"
     file.write_text("".join(json.dumps(row(name, "what is seen ?")) + "\n" for name in clips))
-    questions, rejected = read_source(SourceConfig(videos=str(tmp_path), questions=str(file)), progress=True)
-    assert rejected == [] and len({q.video_id for q in questions}) == len({q.phash for q in questions}) == 3
-    assert {q.source_id: round(q.duration, 2) for q in questions} == {
+    source = FolderSource("folder", str(tmp_path), str(file))
+    questions, rejected = read_back(tmp_path / "work", source, progress=True)
+    assert rejected == [] and len({q["video_id"] for q in questions}) == len({q["phash"] for q in questions}) == 3
+    assert {q["source_id"]: round(q["duration"], 2) for q in questions} == {
         "bikes.mp4": 10.0,
         "carphone_pristine.mp4": 4.0,
         "bigbuckbunny.mp4": 5.28,
     }
+
+
+def test_limit_counts_usable_rows_in_their_order(folder):
+    rows = [row("none.mp4"), row("sub/b.mp4", "1 ?"), row("sub/b.mp4", "1 ?"), row(question="2 ?"), row(question="3 ?")]
+    folder.file.write_text("\n".join(map(json.dumps, rows)))
+    questions, rejected = read_back(folder.work, folder.source(), limit=2)
+    assert {q["question"] for q in questions} == {"1 ?", "2 ?"}
+    assert [error.kind for error in rejected] == ["missing_video", "duplicate_row"]
+    assert not [p for p in folder.work.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_several_sources_share_ids_and_splits(folder, tmp_path):
+    other = tmp_path / "other.jsonl"
+    folder.file.write_text(json.dumps(row(id="mine", split="test")))
+    lines = [row(id="mine"), row(question="new ?", id="mine"), row(question="late ?", split="train")]
+    other.write_text("\n".join(map(json.dumps, [*lines, row(question="fine ?")])))
+    second = FolderSource("folder", str(folder.videos), str(other))
+    report = read_sources([folder.source(), second], SplitConfig(0, 0), folder.work, 4)
+    rejected = [json.loads(line) for line in (folder.work / "rejected.jsonl").read_text().splitlines()]
+    assert [(r["row"], r["kind"]) for r in rejected] == [
+        (1, "duplicate_row"),
+        (2, "duplicate_id"),
+        (3, "split_conflict"),
+    ]
+    assert all(r["file"] == str(other) and f"row 1 of {folder.file}" in r["reason"] for r in rejected)
+    assert report.splits == {"test": 2} and report.videos == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "license", "redistribute", "expected"),
+    [
+        ("own", None, None, ("unknown", False)),
+        ("own", None, True, ("unknown", False)),
+        ("own", "cc0-1.0", None, ("cc0-1.0", False)),
+        ("own", "cc0-1.0", True, ("cc0-1.0", True)),
+        ("own", "Unknown", True, ("Unknown", False)),
+        ("msr vtt", None, None, ("youtube-terms-of-service", False)),
+        ("WebVid-10M", "cc0-1.0", None, ("cc0-1.0", False)),
+    ],
+)
+def test_licence_and_embedding(folder, source, license, redistribute, expected):
+    (question,), _ = folder.read(row(), source=source, license=license, redistribute=redistribute)
+    assert (question.license, question.embed) == expected
+
+
+@pytest.mark.parametrize("name", ["WebVid", "VIDAL", "ActivityNet", "MSVD", "MSR-VTT", "TGIF", "SSv2"])
+def test_well_known_sets_are_not_redistributed(folder, name):
+    known = find_set(name.upper())
+    assert known.name == name and known.license != "unknown" and known.terms.startswith("http")
+    with pytest.raises(KitError, match=f"redistribute: true is refused for {name}") as error:
+        folder.read(row(), source=name.lower(), license="mit", redistribute=True)
+    assert "\n" not in str(error.value)
+    questions, rejected = folder.read(row(), row("sub/b.mp4", source=name), license="mit", redistribute=True)
+    assert [q.row for q in questions] == [1] and [e.kind for e in rejected] == ["not_redistributable"]
+
+
+def test_a_video_is_embedded_only_if_all_its_rows_allow_it(folder):
+    questions, _ = folder.read(
+        row(), row(question="2 ?", license="unknown"), row("sub/b.mp4"), license="mit", redistribute=True
+    )
+    assert [q.embed for q in questions] == [False, False, True]

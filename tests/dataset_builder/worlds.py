@@ -29,12 +29,15 @@ def make_world(folder: Path, clips: dict[str, int] | None = None) -> Path:
         make_member(folder / "zoo" / arch, arch, seed)
     save_tiny(ARCHS[0], folder / "verifier", seed=9)
     config = {
-        "source": {
-            "videos": str(folder / "toy" / "videos"),
-            "questions": str(folder / "toy" / "questions.jsonl"),
-            "license": "cc0-1.0",
-            "redistribute": True,
-        },
+        "sources": [
+            {
+                "kind": "folder",
+                "videos": str(folder / "toy" / "videos"),
+                "questions": str(folder / "toy" / "questions.jsonl"),
+                "license": "cc0-1.0",
+                "redistribute": True,
+            }
+        ],
         "zoo": [
             {"name": arch, "model": str(folder / "zoo" / arch), "samples": 2, "decoding": {"max_new_tokens": 12}}
             for arch in MEMBERS
@@ -64,8 +67,13 @@ def write_config(path: Path, config: dict) -> Path:
 
 
 def changed(path: Path, to: Path, **changes) -> Path:
-    """A copy of a YAML file with other top-level values (dicts are merged one level deep)."""
+    """A copy of a YAML file with other top-level values (dicts are merged one level deep).
+
+    ``source`` changes the only source.
+    """
     config = yaml.safe_load(path.read_text())
+    if "source" in changes:
+        config["sources"] = [{**config["sources"][0], **changes.pop("source")}]
     for key, value in changes.items():
         config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
     return write_config(to, config)

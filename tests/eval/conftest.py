@@ -15,7 +15,7 @@ REPO = Path(__file__).resolve().parents[2]
 def world(tmp_path_factory):
     """``world.dataset``, ``world.bare`` (no videos inside), its ``world.media``, untrained ``world.checkpoints``."""
     from dataset_builder.build import build
-    from dataset_builder.config import BuildConfig, MemberConfig, ReferenceJudgeConfig, SourceConfig
+    from dataset_builder.settings import BuildConfig, FolderSource, Member, ReferenceJudgeConfig
     from dataset_builder.toy import generate_toy
     from dataset_builder.toy_models import save_tiny
 
@@ -26,11 +26,15 @@ def world(tmp_path_factory):
     checkpoints = {a: save_tiny(a, root / "checkpoints" / a, seed=1) for a in ("qwen2_vl", "llava_onevision")}
 
     def dataset(name: str, redistribute: bool) -> Path:
-        source = SourceConfig(
-            videos=str(root / "toy" / "videos"), questions=str(questions), license="cc0-1.0", redistribute=redistribute
+        source = FolderSource(
+            kind="folder",
+            videos=str(root / "toy" / "videos"),
+            questions=str(questions),
+            license="cc0-1.0",
+            redistribute=redistribute,
         )
-        zoo = [MemberConfig(a, str(folder)) for a, folder in checkpoints.items()]
-        config = BuildConfig(source=source, zoo=zoo, judges=[ReferenceJudgeConfig("reference")])
+        zoo = [Member(a, str(folder)) for a, folder in checkpoints.items()]
+        config = BuildConfig(sources=[source], zoo=zoo, judges=[ReferenceJudgeConfig("reference")])
         build(config, root / name, progress=False)
         return root / name
 

@@ -142,7 +142,7 @@ def test_a_typo_in_the_settings_is_one_clear_line(tmp_path, monkeypatch, key):
 
 
 def test_the_settings_that_come_along_are_valid(monkeypatch):
-    from dataset_builder.config import parse_judge
+    from dataset_builder.settings import parse_judge
     from eval.settings import load_settings
 
     for path in sorted((REPO / "eval" / "configs").glob("*.yaml")):

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         KitError: the disk is full, or the folder may not be written to.
     """
     data = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process id: processes of two machines may share it and write the same file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as stream:
@@ -118,6 +120,18 @@ class ShardStore:
             pass
         path.unlink(missing_ok=True)
         return None
+
+    def has(self, stage: str, name: str, block: int, key: str) -> bool:
+        """Whether a finished block is there and undamaged; its rows are not parsed."""
+        try:
+            head, _, body = self.path(stage, name, block, key).read_bytes().partition(b"\n")
+            return json.loads(head)["sha256"] == hashlib.sha256(body).hexdigest()
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def discard(self, stage: str, name: str, block: int, key: str) -> None:
+        """Forget a finished block, so that it is made again."""
+        self.path(stage, name, block, key).unlink(missing_ok=True)
 
     def count(self, stage: str, name: str | None = None) -> int:
         """Number of finished shards of a stage (of one member or judge), whatever their inputs were."""
