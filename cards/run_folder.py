@@ -52,6 +52,11 @@ class Run:
         """``provenance.json`` of the dataset."""
         return read_json(self.dataset / "provenance.json", {})
 
+    @cached_property
+    def selection(self) -> dict:
+        """``selection.json`` of the dataset."""
+        return read_json(self.dataset / "selection.json", {})
+
     # --- training -----------------------------------------------------------------------------------------------
 
     @cached_property

@@ -18,6 +18,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser."""
     top = argparse.ArgumentParser(prog="python -m dataset_builder", description="From questions on videos to MMAIP-V.")
@@ -48,8 +55,10 @@ def parser() -> argparse.ArgumentParser:
     )
     estimate.add_argument("--questions", type=_positive, help="number of questions (default: counted in the sources)")
     estimate.add_argument("--videos", type=_positive, help="number of videos (default: counted, or a third)")
-    estimate.add_argument("--latency", type=float, default=4.0, help="seconds that an endpoint takes a call")
-    estimate.add_argument("--local-seconds", type=float, default=1.0, help="seconds that a local model takes an answer")
+    estimate.add_argument("--latency", type=_seconds, default=4.0, help="seconds that an endpoint takes a call")
+    estimate.add_argument(
+        "--local-seconds", type=_seconds, default=1.0, help="seconds that a local model takes an answer"
+    )
 
     attach = commands.add_parser("attach", help="put one's own copies of the videos into an ids-only dataset")
     attach.add_argument("--videos", required=True, help="folder with the videos")

@@ -16,7 +16,7 @@ from dataset_builder.answers import mark_duplicates
 from dataset_builder.errors import KitError
 from dataset_builder.judges.base import aggregate, disagreement
 from dataset_builder.schema import FEATURES
-from dataset_builder.stages import ShardStore, write_json
+from dataset_builder.stages import ShardStore
 from dataset_builder.stages.job import Job, need_responses, read_scores, settings_file
 from dataset_builder.table import QuestionTable
 
@@ -187,8 +187,3 @@ def settings_of(work: Path, settings_hash: str) -> dict | None:
     """A judge's settings, spelled out, from the work folder."""
     file = settings_file(work, settings_hash)
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def leave_errors(work: Path, facts: Facts) -> None:
-    """Leave the counts of failed calls in the work folder, for ``status``."""
-    write_json(work / "errors.json", dict(sorted(facts.errors.items())))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder import plan
-from dataset_builder.assemble import RESPONSES, Facts, collect, leave_errors, table_facts, write_responses
+from dataset_builder.assemble import RESPONSES, Facts, collect, table_facts, write_responses
 from dataset_builder.errors import KitError
 from dataset_builder.settings import BuildConfig
 from dataset_builder.stages import ShardStore, write_json
@@ -149,7 +149,6 @@ class BuildSteps:
         table = job.table
         with self.log.stage("assemble"):
             facts, chosen = self._rows(job, table)
-            leave_errors(self.work, facts)
         with self.log.stage("write"):
             summary = {
                 **table_facts(table),

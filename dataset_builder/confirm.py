@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dataset_builder.errors import KitError
+from dataset_builder.judges.prompts import prompt_hash
 from dataset_builder.plan import identity
 from dataset_builder.settings import ConfirmConfig
 from dataset_builder.stages import ShardStore, fingerprint
@@ -38,7 +39,7 @@ class Confirmer:
         self._questions: Iterator[dict] = iter(table)
         self._current: dict = {"question_id": None}
         settings = {k: v for k, v in asdict(config).items() if k not in ("model", "revision", "endpoint", "name")}
-        self.identity = {"settings": settings, **identity(config)}
+        self.identity = {"settings": settings, "prompt": prompt_hash(), **identity(config)}
         self._cache_path = work / CALL_CACHE
 
     def confirm_many(self, pairs: list[dict]) -> list[SimpleNamespace]:

@@ -85,7 +85,7 @@ def sort_parquet(source: Path, target: Path, columns: Iterable[str]) -> None:
         )
 
 
-def database(scratch: Path, memory: str = "1GB"):
+def database(scratch: Path, memory: str = "256MB"):
     """A DuckDB connection in memory that spills to a folder; one thread, so that results come in one order."""
     import duckdb
 

@@ -87,6 +87,8 @@ def dry_run(config: BuildConfig, output: Path, args: argparse.Namespace) -> int:
 
     check_output(output, plan.config_hash(config, args.limit), args.overwrite)
     work = work_folder(output, args.work)
+    if asks_for_questions(config):
+        return dry_run_unasked(config, output, args.limit)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         report = load_questions(config, args.limit, folder, progress=not args.quiet)
@@ -110,3 +112,32 @@ def dry_run(config: BuildConfig, output: Path, args: argparse.Namespace) -> int:
     if not config.imports:
         print(estimate(config, facts["questions"], facts["clips"]))
     return EXIT_ROWS_LEFT_OUT if report.rejected else EXIT_OK
+
+
+def asks_for_questions(config: BuildConfig) -> bool:
+    """Whether reading the sources calls a model, which a look at a build must not do."""
+    return any(source.kind == "generated" for source in config.sources)
+
+
+def dry_run_unasked(config: BuildConfig, output: Path, limit: int | None) -> int:
+    """The same while a model has yet to write the questions: nothing is called, and the figures are upper bounds."""
+    from dataset_builder import plan
+    from dataset_builder.estimate import count_sources, estimate
+
+    counted = count_sources(config)
+    members, judges = plan.make_members(config.zoo), plan.make_judges(config.judges)
+    if counted is not None:
+        questions, videos = counted
+        questions = questions if limit is None else min(questions, limit)
+        print(f"{'clips':<10} at most {videos}")
+        print(f"{'questions':<10} at most {questions}, which a model has yet to write")
+    for member in members:
+        print(f"{'member':<10} {member['name']} {member['identity']['revision']}, {member['samples']} a question")
+    for judge in judges:
+        print(f"{'judge':<10} {judge['name']}")
+    print(f"{'dataset':<10} {output} (nothing was made)")
+    if counted is None:
+        print("the questions of this config cannot be counted here: `estimate` with --questions N says what they cost")
+    else:
+        print(estimate(config, questions, videos))
+    return EXIT_OK

@@ -12,6 +12,9 @@ from dataset_builder.settings import load_build_config
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
     config = load_build_config(args.config)
+    if config.imports:
+        print("nothing is asked: preference rows need neither zoo nor judges")
+        return EXIT_OK
     questions, videos = args.questions, args.videos
     if questions is None:
         counted = count_sources(config)

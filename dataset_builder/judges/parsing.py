@@ -25,7 +25,8 @@ _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL | re.I
 VERDICT_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        **{name: {"type": "integer", "minimum": LOW, "maximum": HIGH} for name in CRITERIA},
+        # An enum: some servers that hold replies to a schema know no minimum and maximum.
+        **{name: {"type": "integer", "enum": list(range(LOW, HIGH + 1))} for name in CRITERIA},
         REASON: {"type": "string"},
     },
     "required": [*CRITERIA, REASON],

@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dataset_builder.__main__ import main, parser
+from dataset_builder.stages import ShardStore
 from tests.dataset_builder.served_world import make_served_world
 from tests.dataset_builder.worlds import changed, environment, tree
-from tests.endpoints.stub import StubServer
+from tests.endpoints.serving import Response
+from tests.endpoints.stub import StubServer, play
 
 
 def test_attach_export_and_reselect_as_typed(built, world, tmp_path, capsys):
@@ -80,6 +83,56 @@ def test_status_before_and_after(world, built, tmp_path, capsys):
     assert "sampling   0 of" in said and "not written yet" in said
     assert main(["status", str(world), "--output", str(built.output)]) == 0
     assert "complete" in capsys.readouterr().out
+
+
+def test_status_counts_each_member_and_its_failed_calls_while_another_process_builds(tmp_path, capsys):
+    def beta_is_down(body: dict) -> str | Response:
+        return Response.json({"error": {"message": "down"}}, 500) if body["model"] == "beta" else play(body)
+
+    output = tmp_path / "mmaip-v"
+    with StubServer(reply=beta_is_down) as stub:
+        config = make_served_world(tmp_path, stub.url, max_retries=0)
+        assert main(["build", str(config), "--output", str(output), "--quiet"]) == 0
+        capsys.readouterr()
+        calls = stub.calls
+        work = tmp_path / ".mmaip-v-work"
+        with ShardStore(work).lock():
+            assert main(["status", str(config), "--output", str(output)]) == 0
+        said = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert stub.calls == calls
+    questions = json.loads((output / "provenance.json").read_text())["summary"]["questions"]
+    each, everything = 2 * questions, 4 * questions
+    assert ["sampling", str(everything), "of", str(everything), "answers", "are", "done"] in said
+    assert ["alpha", str(each), "of", str(each)] in said
+    assert ["beta", str(each), "of", f"{each},", str(each), "calls", "failed"] in said
+    assert any(line[:3] == ["critic", str(everything), "of"] for line in said)
+
+
+def test_looking_at_a_build_asks_no_model_for_questions(tmp_path, capsys):
+    """Questions that a model writes cost money: a dry run, an estimate and a status leave that to the build."""
+
+    def reply(body: dict) -> str:
+        return '["What moves in the video?", "Which colour is it?"]' if body["model"] == "asker" else play(body)
+
+    output = tmp_path / "mmaip-v"
+    with StubServer(reply=reply) as stub:
+        config = make_served_world(tmp_path, stub.url)
+        plain = yaml.safe_load(config.read_text())
+        served = {"name": "asker", "model": "asker", "endpoint": plain["zoo"][0]["endpoint"]}
+        videos = plain["sources"][0]["videos"]
+        plain["sources"] = [{"kind": "generated", "videos": videos, "member": served, "per_video": 2}]
+        plain["judges"] = plain["judges"][1:]  # questions that a model wrote have no references
+        config.write_text(yaml.safe_dump(plain))
+        words = [str(config), "--output", str(output)]
+        for look in (["build", *words, "--dry-run", "--quiet"], ["estimate", str(config)], ["status", *words]):
+            assert main(look) == 0
+        said = capsys.readouterr().out
+        assert stub.calls == 0 and list(tmp_path.glob(".mmaip*")) == []
+        assert "questions  at most 28" in said and "asker" in said and "not written yet" in said
+        assert main(["build", *words, "--quiet"]) == 0
+        calls = stub.calls
+        assert main(["status", *words]) == 0
+        assert stub.calls == calls and "complete" in capsys.readouterr().out
 
 
 def test_dry_run_says_what_it_would_take(tmp_path, capsys):

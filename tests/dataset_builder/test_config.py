@@ -315,7 +315,7 @@ def take(text: str, start: int = 0, end: int | None = None) -> dict:
     return yaml.safe_load("\n".join(lines))
 
 
-@pytest.mark.parametrize(("name", "least"), [("own_videos.yaml", 12), ("only_videos.yaml", 1)])
+@pytest.mark.parametrize(("name", "least"), [("own_videos.yaml", 12), ("only_videos.yaml", 1), ("mmaip_v.yaml", 4)])
 def test_every_option_of_a_shipped_config_works_when_it_is_taken(name, least):
     text = (CONFIGS / name).read_text(encoding="utf-8")
     found = options(text)

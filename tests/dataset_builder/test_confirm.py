@@ -11,6 +11,7 @@ from dataset_builder.confirm import Confirmer
 from dataset_builder.errors import KitError
 from dataset_builder.judges import JudgeItem, PairJudge
 from dataset_builder.settings import ConfirmConfig, EndpointConfig
+from dataset_builder.stages.job import CALL_CACHE
 from dataset_builder.table import QUESTION_SCHEMA, QuestionTable, write_questions
 from dataset_builder.toy_models import ARCHS, save_tiny
 from tests.dataset_builder.clips import write_clip
@@ -132,6 +133,14 @@ def test_pairs_are_confirmed_in_chunks_and_asked_about_once(table):
         changed = [[pair(0), pair(0, "good", "worse")], chunks[1]]
         assert [len(other.confirm_many(chunk)) for chunk in changed] == [2, 2]
         assert stub.calls == calls + 2  # and of it only what is new
+        for file in table.path.parent.glob(f"{CALL_CACHE}*"):  # the chunks do without the kept calls
+            file.unlink()
+        assert confirmer(stub.url, table).confirm_many(chunks[0]) == first[0]  # stored over: asked again
+        calls = stub.calls
+        for file in table.path.parent.glob(f"{CALL_CACHE}*"):
+            file.unlink()
+        last = confirmer(stub.url, table)
+        assert [last.confirm_many(chunk) for chunk in chunks] == first and stub.calls == calls
     assert [[row.confirmed for row in rows] for rows in first] == [[True, False], [True, False]]
     assert [row.error for rows in first for row in rows][:3] == [None] * 3 and "2.mp4" in first[1][1].error
 

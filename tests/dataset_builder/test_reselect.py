@@ -80,7 +80,15 @@ def test_what_cannot_be_is_one_line(built, tmp_path, capsys):
     with pytest.raises(KitError, match="makes no call"):
         load_rules(tmp_path / "rules.yaml")
     (tmp_path / "rules.yaml").write_text("pairs: {min_margin: 0.5}\n")
-    words = ["reselect", str(tmp_path / "none"), "--config", str(tmp_path / "rules.yaml"), "--output", "y", "--quiet"]
+    words = [
+        "reselect",
+        str(tmp_path / "none"),
+        "--config",
+        str(tmp_path / "rules.yaml"),
+        "--output",
+        str(tmp_path / "y"),
+        "--quiet",
+    ]
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("error: ")
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
+from dataset_builder.__main__ import main
 from dataset_builder.judges import JudgeItem, VLMJudge, make_judge
 from dataset_builder.judges.parsing import CRITERIA
 from dataset_builder.toy import ANSWERS, QUESTIONS, generate_toy
@@ -78,9 +79,8 @@ def _member(folder: Path, arch: str, seed: int) -> None:
 
 
 def _world(folder: Path, url: str, checkpoint: Path) -> Path:
-    generate_toy(
-        folder / "toy", seed=4, clips={"train": 5, "validation": 1, "test": 1}, types=("colour", "count", "shape")
-    )
+    clips = {"train": 3, "validation": 1, "test": 1}
+    generate_toy(folder / "toy", seed=4, clips=clips, types=("colour", "count", "shape"))
     _member(folder, LOCAL, seed=7)
     save_tiny(ARCHS[0], folder / "verifier", seed=9)
     endpoint = {"base_url": url, "concurrency": 2, "max_retries": 2, "timeout": 60.0, "backoff": 0.05}
@@ -111,7 +111,7 @@ def _scores(row: dict, judge: str) -> list[dict]:
 
 def test_every_question_is_answered_by_every_member(built):
     questions = {row["question_id"] for row in built.responses}
-    assert len(questions) == 21
+    assert len(questions) == 15
     asked = Counter((row["question_id"], row["model"]) for row in built.responses)
     assert asked == {(question, arch): SAMPLES for question in questions for arch in (*SERVED, LOCAL)}
     assert sum(not call.judging for call in built.calls) >= len(questions) * SAMPLES * len(SERVED)
@@ -154,7 +154,7 @@ def test_nine_in_ten_of_the_served_verdicts_are_scores(built):
     parsed = sum(score is not None for score in verdicts.values())
     assert parsed >= 0.9 * replies
     values = {_scores(row, "critic")[0]["score"] for row in built.responses}
-    assert {2, 4} <= values  # it looks at what it judges: plain letters are a 4 to it, anything else is a 2
+    assert {2, 4} <= values  # it looks at what it judges: plain ASCII is a 4 to it, anything else is a 2
 
 
 def test_the_visual_reward_scores_beside_it(built):
@@ -187,8 +187,7 @@ def test_a_second_run_makes_no_call(built, folder):
     # Without the dataset and every stage's result, the kept calls alone give the same.
     shutil.rmtree(built.output)
     shutil.rmtree(built.work / "stages")
-    again = run_command(*built.words)
-    assert again.returncode == 0, again.stderr
+    assert main([str(word) for word in built.words]) == 0
     assert len(read_log(log)) == before and tree(built.output) == files
 
 

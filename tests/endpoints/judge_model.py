@@ -1,7 +1,7 @@
 """A tiny checkpoint that has learned the form of a judge's verdict, so that a real server gives replies that parse.
 
-What it scores means nothing: answers in plain letters get a 4, others a 2. A tokenizer of its own knows the words of the
-judge's prompt, or the prompt would be hundreds of bytes-as-tokens long.
+What it scores means nothing: answers in plain ASCII get a 4, others a 2. A tokenizer of its own knows the words of
+the judge's prompt, or the prompt would be hundreds of bytes-as-tokens long.
 """
 
 from __future__ import annotations
