@@ -6,6 +6,7 @@ import hashlib
 import re
 from typing import Any
 
+from dataset_builder.models.base import served_name
 from dataset_builder.stages import canonical_json
 from dataset_builder.text import normalise
 
@@ -85,7 +86,7 @@ def response_row(
         "response_id": hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16],
         "question_id": question["question_id"],
         "model": member["name"],
-        "model_revision": reply.model or model.revision,  # an endpoint says what it is
+        "model_revision": served_name(reply.model) if reply.model else model.revision,  # an endpoint says what it is
         "sampling": sampling,
         "response": text,
         "finish_reason": finish,

@@ -75,8 +75,10 @@ def identity(entry: Any) -> dict:
     """What stands for the weights behind a member or judge: a revision, or an endpoint's model and what it is sent."""
     if getattr(entry, "endpoint", None) is None:
         return {"revision": model_revision(entry.model, entry.revision)}
-    sent = what_is_sent(asdict(entry.endpoint))
-    return {"model": entry.model, "revision": entry.revision or f"endpoint:{entry.model}", "endpoint": sent}
+    from dataset_builder.models import served_name
+
+    sent, name = what_is_sent(asdict(entry.endpoint)), served_name(entry.model)
+    return {"model": entry.model, "revision": entry.revision or f"endpoint:{name}", "endpoint": sent}
 
 
 def make_members(zoo: list[Any]) -> list[dict]:

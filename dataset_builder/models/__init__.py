@@ -12,6 +12,7 @@ from dataset_builder.models.base import (
     ChatRequest,
     Decoding,
     chat_messages,
+    served_name,
 )
 from dataset_builder.models.cache import CallCache
 from dataset_builder.models.endpoint import EndpointChatModel
@@ -35,6 +36,7 @@ __all__ = [
     "checkpoint_revision",
     "load_model",
     "open_model",
+    "served_name",
 ]
 
 

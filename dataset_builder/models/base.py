@@ -98,6 +98,11 @@ class ChatModel(Protocol):
         """Answer every request; the same requests, decoding and seed give the same replies."""
 
 
+def served_name(model: str) -> str:
+    """What a served model is called in a dataset: a folder's path on somebody's machine is cut to its name."""
+    return model.rstrip("/").rsplit("/", 1)[-1] if model.startswith(("/", "./", "../", "~")) else model
+
+
 def chat_messages(request: ChatRequest, images: bool = False) -> list[dict]:
     """The request as conversational messages; content parts carry the keys ``type`` and ``text`` only.
 

@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from dataset_builder.errors import KitError
-from dataset_builder.models.base import BadReply, ChatReply, ChatRequest, Decoding
+from dataset_builder.models.base import BadReply, ChatReply, ChatRequest, Decoding, served_name
 from dataset_builder.models.cache import CallCache, Flights
 from dataset_builder.models.limits import Pace, Payment, budget_of
 from dataset_builder.models.parts import JPEG_QUALITY, frame_parts
@@ -62,7 +62,7 @@ class EndpointChatModel:
     ):
         endpoint_key(config)  # a missing key is said at once
         self.name, self.model, self.config, self.cache = name, model, config, cache
-        self.revision = revision or f"endpoint:{model}"
+        self.revision = revision or f"endpoint:{served_name(model)}"
         self.template_hash = "endpoint"  # the server's own
         # Calls to another server are other calls, unless a revision says that the same model answers there.
         self._identity = [revision or server_name(config), model]
