@@ -29,7 +29,10 @@ from dataset_builder.schema import CONFIG_SPLITS, DEFAULT_CONFIG, FEATURES, assi
 from dataset_builder.stages import fingerprint, write_atomic, write_json
 from dataset_builder.table import QuestionTable
 
-ROW_GROUP = {"preferences": 8, "benchmark": 8, "responses": 1024, "questions": 1024}  # rows; videos make rows large
+ROW_GROUP = 1024  # rows
+# Videos make rows large. Without them, groups as small would be hundreds of thousands, and Parquet keeps a record of
+# each in memory until the file is closed.
+ROW_GROUP_OF_VIDEOS = 8
 DESCRIPTIONS = {
     "preferences": "Preference pairs: the best against the worst answer of the zoo, with the video.",
     "benchmark": "Held-out questions with their reference answers, with the video.",
@@ -140,7 +143,7 @@ class MmaipVTables(_Info, datasets.ArrowBasedBuilder):
 
     def _generate_tables(self, split: str) -> Iterator[tuple[int, pa.Table]]:
         # Row groups of the same size whatever the block size was.
-        schema, size = self.info.features.arrow_schema, ROW_GROUP[self.config.name]
+        schema, size = self.info.features.arrow_schema, ROW_GROUP
         left, position = schema.empty_table(), 0
         for batch, splits in self._batches():
             rows = batch.filter(pc.equal(splits, split))
@@ -161,7 +164,7 @@ class MmaipVTables(_Info, datasets.ArrowBasedBuilder):
             return
         questions = _splits(table)
         key, split = next(questions)
-        for batch in pq.ParquetFile(Path(self.config.work) / RESPONSES).iter_batches(ROW_GROUP["responses"]):
+        for batch in pq.ParquetFile(Path(self.config.work) / RESPONSES).iter_batches(ROW_GROUP):
             splits = []
             for question_id in batch.column("question_id").to_pylist():  # in the table's order
                 while key != question_id:
@@ -224,10 +227,12 @@ def _write_config(
     name: str, work: Path, target: Path, scratch: Path, embed: bool, max_shard_size: str
 ) -> datasets.DatasetInfo | None:
     """Write one config's Parquet files under their final names; None when it has no rows at all."""
-    builder = (MmaipV if "video" in FEATURES[name] else MmaipVTables)(
+    with_videos = "video" in FEATURES[name]
+    size = ROW_GROUP_OF_VIDEOS if with_videos and embed and _any_video(work) else ROW_GROUP
+    builder = (MmaipV if with_videos else MmaipVTables)(
         config_name=name,
         cache_dir=str(scratch / "cache"),
-        writer_batch_size=ROW_GROUP[name],
+        writer_batch_size=size,
         work=str(work),
         embed=embed,
     )
@@ -255,6 +260,11 @@ def _write_config(
     info.download_size = sum(path.stat().st_size for path in target.iterdir())
     info.config_name = name
     return info
+
+
+def _any_video(work: Path) -> bool:
+    table = QuestionTable(work / "questions.arrow")
+    return any(pc.any(table.batch(index).column("embed")).as_py() for index in range(table.block_count))
 
 
 def content_key(files: dict[str, dict], name: str) -> str:

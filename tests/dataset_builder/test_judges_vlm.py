@@ -237,7 +237,7 @@ def test_the_schema_is_sent_where_the_server_takes_one():
         judge_at(stub.url, endpoint={"structured": "json_schema"}).score([item()])
         judge_at(stub.url).score([item()])
     sent = bodies[0]["response_format"]["json_schema"]["schema"]
-    assert set(sent["required"]) >= set(CRITERIA) and sent["properties"]["accuracy"]["maximum"] == 5
+    assert set(sent["required"]) >= set(CRITERIA) and sent["properties"]["accuracy"]["enum"] == [1, 2, 3, 4, 5]
     assert "response_format" not in bodies[1]
 
 

@@ -181,7 +181,7 @@ def test_nothing_of_this_machine_is_in_the_folder(built, world):
 
 
 def test_large_splits_become_numbered_shards(built, tmp_path, monkeypatch):
-    monkeypatch.setitem(mmaip_v.ROW_GROUP, "benchmark", 2)
+    monkeypatch.setattr(mmaip_v, "ROW_GROUP_OF_VIDEOS", 2)
     rows = mmaip_v.write_dataset(built.work, tmp_path / "out", True, {}, max_shard_size="1KB")
     names = sorted(path.name for path in (tmp_path / "out" / "benchmark").glob("test-*"))
     assert len(names) > 1
