@@ -28,7 +28,7 @@ from dataset_builder.executors.caches import TaskCache, merge_caches, task_cache
 from dataset_builder.executors.shared import INPUTS, STOP, Plan, Shared, block_of
 from dataset_builder.stages.job import CALL_CACHE, STAGES, Job
 from dataset_builder.stages.local import run_local
-from dataset_builder.stages.remote import Remote, any_remote
+from dataset_builder.stages.remote import any_remote, remote_beside
 
 _SNAPSHOT = 15.0  # seconds between two copies of a call cache to an object store
 
@@ -156,14 +156,7 @@ def _run_blocks(job: Job, tasks: int, report: Callable[[str, int], None]) -> Non
             cache = TaskCache(Path(job.work) / job.calls, Path(job.work) / CALL_CACHE, tasks)
             stack.callback(cache.close)
         for stage in STAGES:
-            remote = Remote(job, stage, report, cache) if any_remote(job, stage) else None
-            with remote or contextlib.nullcontext():
-
-                def said(stage: str, n: int, remote: Remote | None = remote) -> None:
-                    report(stage, n)
-                    if remote:
-                        remote.check()
-
+            with remote_beside(job, stage, report, cache) as said:
                 run_local(job, stage, said)
 
 

@@ -26,7 +26,7 @@ from dataset_builder.stages.job import (
 )
 from dataset_builder.stages.local import run_local
 from dataset_builder.stages.ranks import Ranks
-from dataset_builder.stages.remote import Remote, any_remote
+from dataset_builder.stages.remote import any_remote, remote_beside
 from dataset_builder.stages.store import ShardStore, write_atomic
 
 
@@ -100,14 +100,7 @@ def run_stages(job: Job, workers: int = 1, progress: bool = True, ranks: Ranks |
     with stage_bars(job, counts, progress) as report, _call_cache(job) as cache:
         for stage in STAGES:
             local = [entry for entry in (job.members if stage == "sampling" else job.judges) if not is_remote(entry)]
-            remote = Remote(job, stage, report, cache) if any_remote(job, stage) else None
-            with remote or contextlib.nullcontext():
-
-                def said(stage: str, n: int, remote: Remote | None = remote) -> None:
-                    report(stage, n)
-                    if remote:
-                        remote.check()
-
+            with remote_beside(job, stage, report, cache) as said:
                 if ranks:
                     run_local(ranks.share(job), stage, said)
                     ranks.wait()

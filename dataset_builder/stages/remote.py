@@ -8,8 +8,9 @@ paid for, are waited for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,25 @@ class Remote:
             asyncio.run(_run_stage(self.job, self.stage, self.report, self.cache, self.stop))
         except BaseException as error:  # handed to the thread that waits
             self.error = error
+
+
+@contextlib.contextmanager
+def remote_beside(job: Job, stage: str, report: Report, cache: Any) -> Iterator[Report]:
+    """Run a stage's endpoints beside what the caller does meanwhile.
+
+    Yields:
+        The report for the caller's own work; it raises what ended the endpoints' part.
+    """
+    if not any_remote(job, stage):
+        yield report
+        return
+    with Remote(job, stage, report, cache) as remote:
+
+        def said(stage: str, count: int) -> None:
+            report(stage, count)
+            remote.check()
+
+        yield said
 
 
 def any_remote(job: Job, stage: str) -> bool:
