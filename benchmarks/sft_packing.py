@@ -22,7 +22,8 @@ def main() -> None:
 
     from dataset_builder.toy import TYPES, generate_toy
     from dataset_builder.toy_models import ARCHS, make_tiny
-    from recipes.sft_data import ClipEncoder, SFTCollator, read_clips
+    from recipes.sft_data import SFTCollator, read_clips
+    from recipes.video.encoding import ClipEncoder
 
     torch.set_num_threads(1)
     rows = []

@@ -38,6 +38,20 @@ def save_checkpoint(model, processor, folder: Path, weights: State | None = None
         write_text(folder / "config.json", json.dumps(_retyped(config, str(dtype).split(".")[1]), indent=2) + "\n")
 
 
+def last_step(folder: Path | None) -> str | None:
+    """The trainer's last complete checkpoint in a folder, or None; what a stop has left half-written is deleted.
+
+    The trainer writes its state last, and not in one piece: a checkpoint whose state parses is complete.
+    """
+    found = {}
+    for path in Path(folder).glob("checkpoint-*") if folder is not None else ():
+        try:
+            found[json.loads((path / "trainer_state.json").read_text())["global_step"]] = path
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path, ignore_errors=True)
+    return str(found[max(found)]) if found else None
+
+
 def _retyped(config: Any, dtype: str) -> Any:
     """A configuration with every ``dtype`` in it replaced."""
     if not isinstance(config, dict):

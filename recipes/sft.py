@@ -64,7 +64,8 @@ def train(
     """
     from transformers import PrinterCallback, Trainer
 
-    from recipes.sft_data import ClipEncoder, SFTCollator
+    from recipes.sft_data import SFTCollator
+    from recipes.video.encoding import ClipEncoder
 
     encoder = encoder or ClipEncoder(processor, num_frames)
     args.remove_unused_columns = False  # the collator reads whole clips
@@ -140,9 +141,9 @@ def main(argv: list[str] | None = None) -> None:
     script, training = parse(argv)
     from dataset_builder.models import load_model
     from recipes.checkpoints import place, save_checkpoint
+    from recipes.progress import ProgressLines
     from recipes.sft_data import read_clips
-    from recipes.video_dpo import freeze_vision
-    from recipes.workbench import ProgressLines
+    from recipes.video.vision import freeze_vision
 
     clips = read_clips(script.questions, script.videos, script.splits)
     if not clips:

@@ -193,7 +193,7 @@ def _fingerprint(job: Job, truth: str, seed: int) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-_FRAMES: dict = {}  # decoded clips, shared by the models one worker process trains
+_FRAMES = None  # decoded clips (`Kept`), shared by the models one worker process trains
 
 
 def _run(job: Job, key: str, run_dir: str, toy_dir: str, seed: int) -> dict:
@@ -204,8 +204,8 @@ def _run(job: Job, key: str, run_dir: str, toy_dir: str, seed: int) -> dict:
     from dataset_builder.models import LocalChatModel
     from dataset_builder.toy_models import make_tiny
     from recipes.checkpoints import place, save_checkpoint
-    from recipes.sft_data import ClipEncoder
-    from recipes.video_dpo import freeze_vision
+    from recipes.video.encoding import ClipEncoder, Kept
+    from recipes.video.vision import freeze_vision
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -214,8 +214,9 @@ def _run(job: Job, key: str, run_dir: str, toy_dir: str, seed: int) -> dict:
     rng = random.Random(f"{job.folder}-{seed}")
     torch.manual_seed(rng.randrange(2**31))
     model, processor = make_tiny(job.arch, rng.randrange(2**31))
-    encoder = ClipEncoder(processor)
-    encoder._frames = _FRAMES
+    global _FRAMES
+    _FRAMES = _FRAMES or Kept(1 << 30)
+    encoder = ClipEncoder(processor, decoded=_FRAMES)
     scenes = json.loads((Path(toy_dir) / "truth.json").read_text())["clips"]
     videos = Path(toy_dir) / "videos"
     steps = job.steps

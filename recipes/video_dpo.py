@@ -1,23 +1,29 @@
-"""Direct Preference Optimization on videos: TRL's `DPOTrainer` with a collator that knows what a video is.
+"""Direct Preference Optimization on videos: TRL's `DPOTrainer`, with the prompt and the video of a pair computed once.
 
-TRL 1.16 takes images only. The trainer below keeps its losses, metrics and distributed code and replaces three things:
-the collator (frames and the model's own processor instead of images), the preparation of the dataset (rows stay as they
-are, the collator does the work), and where reference log-probabilities come from (computed once per run and kept in
-memory, so that a learning-rate search pays for them once).
+TRL 1.16 takes images only, runs the prompt of a pair twice and the vision tower up to four times, and refuses to
+precompute references for vision data. The trainer below keeps its losses, metrics and distributed code and changes what
+is computed, not the result:
 
-The layout is the plain one: a pair becomes two sequences, prompt + chosen and prompt + rejected, each with its own copy
-of the video inputs.
+    shared prompt   `[prompt, chosen, rejected]` is one sequence (`recipes.video.attention`, `recipes.video.pairs`)
+    vision once     per clip for policy and reference, without gradients while it is frozen; kept if wanted
+                    (`recipes.video.features`)
+    references      computed once for all epochs, kept with the run (`recipes.video.references`)
+    self-check      one pair of the first batch is computed both ways (`recipes.video.check`)
+
+    trainer = VideoDPOTrainer(model, args=VideoDPOConfig(...), train_dataset=rows, processing_class=processor)
+
+Tried: one and two processes (DDP), FSDP2 on CPU, LoRA and full training, gradient checkpointing, all losses of TRL.
+Untested: DeepSpeed, quantized bases (QLoRA), tensor and context parallelism, mixture-of-experts, prompt learning.
 """
 
 from __future__ import annotations
 
-import functools
+import copy
 import hashlib
-import json
 import os
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 # TRL reports every trainer that is made unless this is set before huggingface_hub is imported.
@@ -25,400 +31,334 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
-from torch.nn.utils.rnn import pad_sequence
-from trl import DPOTrainer
+from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import hash_module
 
 from dataset_builder.errors import KitError
-from dataset_builder.media import sample_frames
-from dataset_builder.models.local import video_inputs
-from eval.runner import MediaIndex, video_source
-
-VISION_MODULES = ("visual", "vision_tower", "vision_model")  # Qwen-VL; LLaVA and InternVL; SmolVLM
-TEXT_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-MATCHED_KEYS = ("mm_token_type_ids", "token_type_ids")  # as long as input_ids; 0 is text
+from eval.runner import MediaIndex
+from recipes.checkpoints import load_state
+from recipes.video.check import self_check
+from recipes.video.collate import VideoDPOCollator, VideoSFTCollator
+from recipes.video.encoding import ClipEncoder
+from recipes.video.features import FeatureStore, features_key
+from recipes.video.pairs import PairForward, why_not_shared
+from recipes.video.references import ReferenceStore
+from recipes.video.sharding import leave_vision_whole, wants_sharding
+from recipes.video.vision import adapters_in_vision, freeze_vision, is_frozen, takes_features, text_linear_names
 
 
 @dataclass
-class EncodedPrompt:
-    """A prompt with its video as the model's processor sees it.
+class VideoDPOConfig(DPOConfig):
+    """TRL's `DPOConfig` with what videos need.
 
     Attributes:
-        ids: token ids, the video placeholder expanded.
-        types: further token-aligned inputs, such as ``mm_token_type_ids``.
-        vision: what belongs to the video: tensors whose first dimension counts patches, frames or clips.
+        share_prompt: compute the prompt of a pair once, in one sequence with both answers.
+        num_frames: frames sampled per video (at most, with `fps`).
+        fps: sample so many frames a second instead of evenly spaced ones.
+        video_size: replaces `size` of the model's video processor, such as {"longest_edge": 200704}.
+        media: media.json of the build, for datasets that hold no videos.
+        freeze_vision: leave vision tower and projector as they are (an adapter leaves them anyway).
+        feature_cache: folder that keeps frozen vision's outputs over epochs, rounds and runs.
+        feature_cache_gb: size the folder may reach.
+        reference_cache: folder that keeps precomputed reference log-probabilities; `references` in `output_dir`.
+        self_check: compare one pair of the first batch with the plain computation.
     """
 
-    ids: list[int]
-    types: dict[str, list[int]]
-    vision: dict[str, torch.Tensor]
+    max_length: int | None = field(default=None, metadata={"help": "Longest sequence; prompts are never cut."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "The collator reads whole rows."})
+    share_prompt: bool = field(default=True, metadata={"help": "Compute the prompt of a pair once."})
+    num_frames: int = field(default=8, metadata={"help": "Frames sampled per video."})
+    fps: float | None = field(default=None, metadata={"help": "Frames sampled per second, at most num_frames."})
+    video_size: dict | str | None = field(default=None, metadata={"help": "Replaces `size` of the video processor."})
+    media: str | None = field(default=None, metadata={"help": "media.json, for datasets that hold no videos."})
+    freeze_vision: bool = field(default=True, metadata={"help": "Leave vision tower and projector as they are."})
+    feature_cache: str | None = field(default=None, metadata={"help": "Folder that keeps frozen vision's outputs."})
+    feature_cache_gb: float = field(default=20.0, metadata={"help": "Size that folder may reach."})
+    reference_cache: str | None = field(default=None, metadata={"help": "Folder of precomputed references."})
+    self_check: bool = field(default=True, metadata={"help": "Compare the first pair with the plain computation."})
 
+    _VALID_DICT_FIELDS = (*DPOConfig._VALID_DICT_FIELDS, "video_size")
 
-class VideoPromptEncoder:
-    """Turns rows with a video into encoded prompts; decodes a clip once and runs the processor once per prompt.
-
-    Args:
-        processor: the model's processor, with a chat template.
-        num_frames: frames sampled from each clip.
-        media: a person's own copies, for rows whose ``video`` is null.
-        cache_bytes: video inputs kept in memory; the least recently used clips go first.
-    """
-
-    def __init__(self, processor, num_frames: int = 8, media: MediaIndex | None = None, cache_bytes: int = 2 << 30):
-        self.processor, self.num_frames, self.media, self.cache_bytes = processor, num_frames, media, cache_bytes
-        self._prompts: OrderedDict[tuple[str, str], EncodedPrompt] = OrderedDict()
-        self._vision: dict[str, dict[str, torch.Tensor]] = {}  # shared by the prompts about one clip
-        self._bytes = 0
-        self._rendered = functools.lru_cache(maxsize=1 << 16)(self._render)
-        self._tokens = functools.lru_cache(maxsize=1 << 16)(self._tokenize)
-        tokenizer = processor.tokenizer
-        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self.settings_key = self._settings_key()
-
-    def _settings_key(self) -> str:
-        """Hash of what decides a prompt's encoding besides the row: frames, template, processors."""
-        parts = {"frames": self.num_frames, "template": self.processor.chat_template}
-        for name in ("video_processor", "image_processor"):
-            if (part := getattr(self.processor, name, None)) is not None:
-                parts[name] = part.to_dict()
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    def source(self, row: Mapping[str, Any]) -> tuple[str, Any]:
-        """Where a row's clip is.
-
-        Returns:
-            (key that identifies the clip, bytes or path).
-
-        Raises:
-            KitError: for a null video that `--media` does not resolve.
-        """
-        found = video_source(row.get("video"), row.get("video_id"), self.media)
-        if found is None:
-            raise KitError(
-                f"row {row.get('question_id')}: its video is not in the dataset (video_id {row.get('video_id')}); "
-                "give your own copies with --media WORK/media.json"
-            )
-        return hashlib.sha256(found).hexdigest() if isinstance(found, bytes) else f"path:{found}", found
-
-    def render(self, messages: list[dict], generate: bool = False) -> str:
-        """Apply the chat template; null keys that Arrow adds to content parts are dropped first."""
-        return self._rendered(json.dumps(_without_nulls(messages)), generate)
-
-    def _render(self, messages: str, generate: bool) -> str:
-        return self.processor.apply_chat_template(json.loads(messages), tokenize=False, add_generation_prompt=generate)
-
-    def completion_ids(self, prompt: list[dict], prompt_text: str, answer: list[dict]) -> list[int]:
-        """Tokens that follow the rendered prompt when the answer is given.
-
-        Whitespace that a template writes after the end-of-turn token is left out: generation stops at that token, so
-        no model ever has to produce it.
-
-        Raises:
-            KitError: when the template does not render the prompt as the beginning of prompt plus answer.
-        """
-        full = self.render([*prompt, *answer])
-        if not full.startswith(prompt_text):
-            raise KitError(
-                "this chat template does not render a prompt as the beginning of prompt plus answer, so the answer's "
-                "tokens cannot be told apart; use a template that does"
-            )
-        return list(self._tokens(full[len(prompt_text) :]))
-
-    def _tokenize(self, completion: str) -> tuple[int, ...]:
-        tokenizer = self.processor.tokenizer
-        ends = any(completion.rstrip().endswith(token) for token in tokenizer.all_special_tokens)
-        text = completion.rstrip() if ends else completion + tokenizer.eos_token
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def encode(self, rows: list[Mapping[str, Any]]) -> tuple[list[str], list[str], list[EncodedPrompt]]:
-        """Encode the prompts of a batch of rows.
-
-        Returns:
-            (clip keys, rendered prompts, encoded prompts), one of each per row.
-        """
-        texts = [self.render(row["prompt"], generate=True) for row in rows]
-        sources = [self.source(row) for row in rows]
-        keys = [(clip, text) for (clip, _), text in zip(sources, texts, strict=True)]
-        missing = {key: source for key, (_, source) in zip(keys, sources, strict=True) if key not in self._prompts}
-        found = self._process(missing) if missing else {}
-        for key in keys:
-            if key in self._prompts:
-                self._prompts.move_to_end(key)
-                found[key] = self._prompts[key]
-        for key in missing:
-            self._keep(key, found[key])
-        return [clip for clip, _ in sources], texts, [found[key] for key in keys]
-
-    def _process(self, missing: dict[tuple[str, str], Any]) -> dict[tuple[str, str], EncodedPrompt]:
-        """Run the processor on prompts that are not cached, in groups of one frame shape."""
-        clips = {clip: source for (clip, _), source in missing.items()}
-        frames = {clip: sample_frames(source, self.num_frames) for clip, source in clips.items()}
-        groups: dict[tuple, list[tuple[str, str]]] = {}
-        for key in missing:
-            groups.setdefault(frames[key[0]].array.shape, []).append(key)
-        encoded = {}
-        for group in groups.values():
-            batch = self.processor(
-                text=[text for _, text in group],
-                padding=True,
-                padding_side="right",
-                return_tensors="pt",
-                **video_inputs([frames[clip] for clip, _ in group]),
-            )
-            lengths = batch["attention_mask"].sum(1).tolist()
-            # Clips of one shape give equal shares of every vision input, whatever its first dimension counts.
-            shares = {k: v.chunk(len(group)) for k, v in batch.items() if k not in TEXT_KEYS and torch.is_tensor(v)}
-            for index, (key, length) in enumerate(zip(group, lengths, strict=True)):
-                encoded[key] = EncodedPrompt(
-                    ids=batch["input_ids"][index, :length].tolist(),
-                    types={k: batch[k][index, :length].tolist() for k in MATCHED_KEYS if k in batch},
-                    vision={k: share[index].clone() for k, share in shares.items()},
-                )
-        return encoded
-
-    def _keep(self, key: tuple[str, str], prompt: EncodedPrompt) -> None:
-        clip = key[0]
-        if clip in self._vision:
-            prompt.vision = self._vision[clip]
-        else:
-            self._vision[clip] = prompt.vision
-            self._bytes += sum(t.nbytes for t in prompt.vision.values())
-        self._prompts[key] = prompt
-        while self._bytes > self.cache_bytes and len(self._prompts) > 1:
-            (old, _), _ = self._prompts.popitem(last=False)
-            if not any(clip == old for clip, _ in self._prompts):
-                self._bytes -= sum(t.nbytes for t in self._vision.pop(old).values())
-
-
-class VideoDPOCollator:
-    """Collates rows of the ``preferences`` config into the batch that TRL's DPO loss expects.
-
-    The batch holds the chosen sequences, then the rejected ones: ``input_ids``, ``attention_mask``, ``completion_mask``
-    [2B, L] padded on the right, the processor's token types [2B, L], and its video inputs twice. When reference
-    log-probabilities are known, ``ref_chosen_logps`` and ``ref_rejected_logps`` [B].
-
-    Args:
-        encoder: encodes prompts and keeps what it has encoded; collators may share one.
-        max_length: longest sequence; an answer is cut, a prompt never (its video would be torn).
-    """
-
-    def __init__(self, encoder: VideoPromptEncoder, max_length: int | None = None):
-        self.encoder, self.max_length = encoder, max_length
-        self.references: dict[str, tuple[float, float]] | None = None
-
-    @staticmethod
-    def row_key(row: Mapping[str, Any]) -> str:
-        """Identifies a pair by its content."""
-        video = row.get("video") or {}
-        content = video.get("bytes")
-        clip = hashlib.sha256(content).hexdigest() if content else [row.get("video_id"), video.get("path")]
-        content = [clip, *(_without_nulls(row[k]) for k in ("prompt", "chosen", "rejected"))]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate B rows with ``prompt``, ``chosen``, ``rejected``, and ``video`` or a video_id that media resolves."""
-        _, texts, prompts = self.encoder.encode(rows)
-        completions = [
-            self.encoder.completion_ids(row["prompt"], text, row[side])
-            for side in ("chosen", "rejected")
-            for row, text in zip(rows, texts, strict=True)
-        ]
-        batch = assemble(prompts * 2, completions, self.encoder.pad_token_id, self.max_length)
-        if self.references is not None:
-            pairs = [self.references[self.row_key(row)] for row in rows]
-            batch["ref_chosen_logps"] = torch.tensor([chosen for chosen, _ in pairs])
-            batch["ref_rejected_logps"] = torch.tensor([rejected for _, rejected in pairs])
-        return batch
-
-
-class VideoSFTCollator:
-    """Collates the same rows for SFT on the chosen answers; ``labels`` [B, L] are -100 on the prompt."""
-
-    def __init__(self, encoder: VideoPromptEncoder, max_length: int | None = None):
-        self.encoder, self.max_length = encoder, max_length
-
-    def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate B rows with ``prompt``, ``chosen`` and ``video``."""
-        _, texts, prompts = self.encoder.encode(rows)
-        answers = [
-            self.encoder.completion_ids(row["prompt"], text, row["chosen"])
-            for row, text in zip(rows, texts, strict=True)
-        ]
-        batch = assemble(prompts, answers, self.encoder.pad_token_id, self.max_length)
-        batch["labels"] = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
-        return batch
-
-
-def assemble(
-    prompts: list[EncodedPrompt], completions: list[list[int]], pad_token_id: int, max_length: int | None = None
-) -> dict[str, torch.Tensor]:
-    """Join N prompts and their completions into one right-padded batch with the video inputs along dimension 0.
-
-    Raises:
-        KitError: when a prompt alone reaches ``max_length``.
-    """
-    sequences = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        if max_length is not None and len(prompt.ids) >= max_length:
-            raise KitError(
-                f"a prompt with its video takes {len(prompt.ids)} tokens but max_length is {max_length}: "
-                "raise it, leave it out, or sample fewer frames"
-            )
-        sequences.append((prompt.ids + completion)[:max_length])
-    starts = [len(prompt.ids) for prompt in prompts]
-
-    def padded(values: Iterable[list[int]], fill: int) -> torch.Tensor:
-        return pad_sequence([torch.tensor(v) for v in values], batch_first=True, padding_value=fill)
-
-    batch = {
-        "input_ids": padded(sequences, pad_token_id),
-        "attention_mask": padded(([1] * len(s) for s in sequences), 0),
-        "completion_mask": padded(([0] * n + [1] * (len(s) - n) for n, s in zip(starts, sequences, strict=True)), 0),
-    }
-    for name in prompts[0].types:
-        batch[name] = padded(
-            (p.types[name] + [0] * (len(s) - n) for p, n, s in zip(prompts, starts, sequences, strict=True)), 0
-        )
-    for name in prompts[0].vision:
-        batch[name] = _stack([prompt.vision[name] for prompt in prompts])
-    return batch
-
-
-def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate along dimension 0; families that take [clips, frames, …] get missing frames as zeros."""
-    if tensors[0].dim() > 1 and len({t.shape[1] for t in tensors}) > 1:
-        longest = max(t.shape[1] for t in tensors)
-        tensors = [
-            torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], 1)
-            if t.shape[1] < longest
-            else t
-            for t in tensors
-        ]
-    return torch.cat(tensors)
-
-
-def _without_nulls(messages: list[dict]) -> list[dict]:
-    """Messages without the null keys that Arrow adds to content parts."""
-    return [
-        {
-            **message,
-            "content": [{k: v for k, v in part.items() if v is not None} for part in message["content"]]
-            if isinstance(message["content"], list)
-            else message["content"],
-        }
-        for message in messages
-    ]
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_frames < 1:
+            raise KitError("num_frames must be at least 1")
+        if self.fps is not None and not self.fps > 0:
+            raise KitError(f"fps is {self.fps}, it must be above 0")
+        if self.trust_remote_code:
+            raise KitError("trust_remote_code: the kit runs no code from checkpoints")
 
 
 class VideoDPOTrainer(DPOTrainer):
-    """TRL's DPO trainer for rows with a video column.
+    """TRL's DPO trainer for conversational preference rows with ``video``, ``videos`` (one) or ``frames``.
 
     Args:
-        reference_cache: keeps reference log-probabilities over several trainers in one process. Keyed on the reference
-            model's weights and on everything that decides a row's encoding, so it never serves values of another
-            model, frame count or template. Used with ``precompute_ref_log_probs``.
-        **kwargs: as for `trl.DPOTrainer`; ``data_collator`` must be a :class:`VideoDPOCollator`.
+        model: image-text-to-text model, a PEFT model of one, or a checkpoint's folder or Hub id (loaded in fp32).
+        args: :class:`VideoDPOConfig`.
+        encoder: shares decoded clips with other trainers; made from `args` by default.
+        features: shares frozen vision's outputs with other trainers; made from `args` by default.
+        references: shares reference log-probabilities with other trainers; made from `args` by default.
+        say: where announcements go.
+        **kwargs: as for `trl.DPOTrainer`.
+
+    Raises:
+        KitError: when the self-check fails, or a row cannot be used.
     """
 
-    def __init__(self, *args, reference_cache: dict | None = None, **kwargs):
-        if not isinstance(kwargs.get("data_collator"), VideoDPOCollator):
-            raise TypeError("VideoDPOTrainer needs data_collator=VideoDPOCollator(...)")
-        self._reference_cache = {} if reference_cache is None else reference_cache
-        kwargs["data_collator"].references = None
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model,
+        ref_model=None,
+        args: VideoDPOConfig | None = None,
+        *,
+        encoder: ClipEncoder | None = None,
+        features: FeatureStore | None = None,
+        references: ReferenceStore | None = None,
+        say=None,
+        **kwargs,
+    ):
+        args = args or VideoDPOConfig("video-dpo")
+        self._announced = say or (lambda line: print(f"note: {line}", flush=True) if args.process_index == 0 else None)
+        if isinstance(model, str | os.PathLike):
+            model, processor = load(model, (args.model_init_kwargs or {}).get("revision"))
+            kwargs.setdefault("processing_class", processor)
+            args.model_init_kwargs = None
+        processor = kwargs.get("processing_class")
+        if processor is None:
+            raise KitError("processing_class is needed: the model's processor")
+        if args.freeze_vision and kwargs.get("peft_config") is None and not is_peft_model(model):
+            freeze_vision(model)
+        base = model.get_base_model() if is_peft_model(model) else model
+        lent = None
+        if wants_sharding(args) and ref_model is None and not is_peft_model(model) and not kwargs.get("peft_config"):
+            # TRL would read the reference from the checkpoint the model was loaded from once: not what it is now.
+            ref_model = lent = copy.deepcopy(model)
+        self.features = features or FeatureStore(args.feature_cache, int(args.feature_cache_gb * (1 << 30)))
+        if references is None:
+            folder = args.reference_cache or os.path.join(args.output_dir, "references")
+            references = ReferenceStore(folder if args.precompute_ref_log_probs else None)
+        self.references = references
+        encoder = encoder or make_encoder(processor, args)
+        share, folded = self._choose_layout(base, args)
+        kwargs["data_collator"] = VideoDPOCollator(encoder, args.max_length, share, unfold=not folded)
+        self._forwards = [PairForward(base, share, self.features)] if folded else []
+        self._unchecked, self._opened = share and args.self_check, False
+        self.checked: float | None = None  # what the self-check found, nats a token
+        self._dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else base.dtype
+        super().__init__(model, ref_model, args, **kwargs)
+        self._open_features()
+        self._stand_in_for_reference()
+        if lent is not None and args.precompute_ref_log_probs:  # it has done its work
+            self.ref_model = None
+            for forward in self._forwards[1:]:
+                forward.remove()
+            del self._forwards[1:]
+        if self.is_fsdp_enabled and self._forwards:
+            self._prepare_for_shards()
+
+    def _prepare_for_shards(self) -> None:
+        """All processes of a sharded model must call it equally often; see :mod:`recipes.video.sharding`."""
+        if self._forwards[0].frozen:
+            leave_vision_whole(self.accelerator, self._forwards[0].model)
+        for forward in self._forwards:
+            forward.in_step = True
+
+    def _choose_layout(self, model, args) -> tuple[bool, bool]:
+        """(whether prompts are shared, whether clips come once): the best this model can, announced if it is less."""
+        folded = takes_features(model.base_model)
+        reason = why_not_shared(model) if args.share_prompt else None
+        if args.share_prompt and not folded:
+            reason = reason or "its model class takes no vision features made before"
+        if reason is not None:
+            vision = "vision once" if folded else "vision for every sequence"
+            self._announced(f"prompts are not shared, the plain layout with {vision} is used: {reason}")
+        return args.share_prompt and reason is None and folded, folded
+
+    def _open_features(self) -> None:
+        """Look at what is frozen once adapters are in, and open the feature store for these weights."""
+        if self._opened or not self._forwards:
+            return
+        self._opened = True
+        forward, encoder = self._forwards[0], self.data_collator.encoder
+        if names := adapters_in_vision(forward.model):
+            self._announced(
+                f"the adapter reaches into the vision tower ({len(names)} tensors, first {names[0]}): vision is "
+                "trained and runs for policy and reference; name the text model's layers (the default) to avoid it"
+            )
+        forward.frozen = is_frozen(forward.model)
+        encoder.features = None
+        if forward.frozen:
+            self.features.open(features_key(forward.model, encoder.clip_key, str(self._dtype)))
+            encoder.features = self.features
+        elif self.args.feature_cache:
+            self._announced("feature_cache is not used: vision is trained, so its outputs change with every step")
+
+    def _stand_in_for_reference(self) -> None:
+        """Give a reference model of its own the same forward; with the same vision weights its features are shared."""
+        if self.ref_model is None or not self._forwards or len(self._forwards) > 1:
+            return
+        reference, policy = self.accelerator.unwrap_model(self.ref_model), self._forwards[0]
+        store = FeatureStore()
+        reference.requires_grad_(False)
+        if policy.frozen:
+            key = features_key(reference, self.data_collator.encoder.clip_key, str(self._dtype))
+            if key == self.features.key:
+                store = self.features
+            else:  # another vision tower: the pixels are needed in every batch
+                self.data_collator.encoder.features = None
+                store.open(key)
+        self._forwards.append(PairForward(reference, policy.share, store))
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         return dataset
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = ["question_id", "video_id", "video", "prompt", "chosen", "rejected"]
+            columns = ("question_id", "video_id", "video", "videos", "frames", "prompt", "chosen", "rejected")
+            self._signature_columns = list(columns)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As TRL's; the first batch is checked before."""
+        self._check_once(model, inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def compute_ref_log_probs(self, model, inputs):
+        """As TRL's; the first batch is checked before."""
+        self._open_features()
+        self._check_once(model, inputs)
+        return super().compute_ref_log_probs(model, inputs)
+
+    def _check_once(self, model, inputs: dict[str, Any]) -> None:
+        if self._unchecked:
+            self._unchecked = False
+            own = next((f for f in self._forwards[1:] if f.model is self.accelerator.unwrap_model(model)), None)
+            batch = {n: v for n, v in inputs.items() if not n.startswith("ref_")}
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                self.checked = self_check(model, own or self._forwards[0], batch, self._dtype)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As the Trainer's, but the way any checkpoint is loaded.
+
+        `save_pretrained` writes the names that released checkpoints have; the Trainer compares them with the names in
+        memory, finds none in most vision-language models, and would go on from the start's weights with a warning only.
+        """
+        model = self.model if model is None else model
+        if is_peft_model(model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            model.load_state_dict(load_state(Path(resume_from_checkpoint)))
+
+    def _load_best_model(self):
+        """As the Trainer's; see :meth:`_load_from_checkpoint`."""
+        if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
-        """Compute what the cache lacks, every process its share, and hand the values to the collator.
+        """Compute what is not known, every process its share, and hand the values to the collator.
 
         TRL's own version writes them to a file keyed on dataset and weights only: another frame count or template would
         silently get the old values.
         """
+        self._open_features()
+        self._stand_in_for_reference()
         collator: VideoDPOCollator = self.data_collator
         collator.references = None  # batches below must not ask for what is being computed
-        scope = (self._precompute_model_hash, collator.encoder.settings_key, collator.max_length, self.ld_alpha)
-        known = self._reference_cache.setdefault(scope, {})
+        parts = (self._precompute_model_hash, collator.encoder.settings_key, collator.max_length, self.ld_alpha)
+        scope = hashlib.sha256(repr((*parts, str(self._dtype))).encode()).hexdigest()[:16]
+        known = self.references.scope(scope)
         keys = [collator.row_key(row) for row in dataset]
         missing = list({key: index for index, key in enumerate(keys) if key not in known}.items())
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        model, found = self.ref_model or self.model, []
+        model = self.ref_model or self.model
         # All processes run equally many batches (some rows twice), or sharded models would wait for each other forever.
         for start in range(0, len(missing), batch_size * world):
             share = [missing[(start + rank * batch_size + i) % len(missing)] for i in range(batch_size)]
             share = list(dict(share).items())
             batch = self._prepare_inputs(collator([dataset[index] for _, index in share]))
             chosen, rejected = self.compute_ref_log_probs(model, batch)
-            found += [(k, c, r) for (k, _), c, r in zip(share, chosen.tolist(), rejected.tolist(), strict=True)]
-        if world > 1 and missing:
-            found = gather_object(found)
-        known.update({key: (chosen, rejected) for key, chosen, rejected in found})
+            found = [(k, c, r) for (k, _), c, r in zip(share, chosen.tolist(), rejected.tolist(), strict=True)]
+            found = gather_object(found) if world > 1 else found
+            self.references.add(scope, found, write=rank == 0)
         collator.references = known
         return dataset
 
-    def finish(self):
+    def create_model_card(self, *args, **kwargs):
+        """The kit writes its own cards."""
+
+    def finish(self, merge: bool = True):
         """Take the trained model out of the trainer, as if it had never been in one.
 
         TRL replaces the model's ``forward`` by one bound to this very instance; deep copies and merged adapters would
         keep computing with the old weights.
 
+        Args:
+            merge: put an adapter's product into the weights it was trained on; otherwise the adapter stays.
+
         Returns:
-            The plain model: an adapter is merged into the weights it was trained on.
+            The plain model, or the PEFT model.
         """
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        if is_peft_model(model):
-            model = model.merge_and_unload()
-        model.__dict__.pop("forward", None)
+        for forward in self._forwards:
+            forward.remove()
+        base = model.get_base_model() if is_peft_model(model) else model
+        base.__dict__.pop("forward", None)
         self.data_collator.references = None
-        return model
+        self.data_collator.encoder.features = None
+        return model.merge_and_unload() if merge and is_peft_model(model) else model
 
 
-def freeze_vision(model) -> int:
-    """Take the vision tower out of training.
-
-    Returns:
-        How many parameters were frozen.
-
-    Raises:
-        KitError: when no module has a known vision tower's name; name it in ``VISION_MODULES``.
-    """
-    towers = [module for name, module in model.named_modules() if name.split(".")[-1] in VISION_MODULES]
-    if not towers:
-        raise KitError(f"{type(model).__name__}: found no vision tower to freeze; run with --freeze_vision false")
-    for tower in towers:
-        tower.requires_grad_(False)
-    return sum(parameter.numel() for tower in towers for parameter in tower.parameters())
+def make_encoder(processor, args: VideoDPOConfig) -> ClipEncoder:
+    """The encoder that a configuration describes; sets the processor's resolution."""
+    if args.video_size is not None:
+        part = getattr(processor, "video_processor", None)
+        if part is None:
+            raise KitError("video_size: this model's processor has no video processor")
+        part.size = _new_size(dict(part.size), args.video_size)
+    media = MediaIndex(args.media) if args.media else None
+    return ClipEncoder(processor, args.num_frames, media, args.fps)
 
 
-def text_linear_names(model) -> list[str]:
-    """Full names of the text model's linear layers, the default LoRA targets.
+def _new_size(old: dict[str, int], new: dict[str, int]) -> dict[str, int]:
+    """A video processor's size. Of `shortest_edge` and `longest_edge`, which are bounds on pixels in the Qwen families,
+    one may be given: the other stays as it is, or moves along."""
+    from transformers.image_processing_utils import get_size_dict
 
-    Name patterns such as ``up_proj`` would match the vision tower's layers too, and the LM head cannot carry an adapter
-    in TRL's DPO.
-    """
-    head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and module is not head
-        and not any(part in VISION_MODULES for part in name.split("."))
-    ]
+    try:
+        if not isinstance(new, dict):
+            raise TypeError(f'{new!r} is not a mapping such as {{"longest_edge": 200704}}')
+        known = {name: int(value) for name, value in new.items()}
+        if set(old) == {"shortest_edge", "longest_edge"} and len(known) == 1 and set(known) <= set(old):
+            (name, value), bound = next(iter(known.items())), min if "longest_edge" in known else max
+            known = {other: bound(size, value) for other, size in old.items()} | {name: value}
+        if any(value < 1 for value in known.values()):
+            raise ValueError("sizes are above 0")
+        return get_size_dict(known)
+    except (ValueError, TypeError) as error:
+        raise KitError(f"video_size: {' '.join(str(error).split())}") from None
+
+
+def load(name_or_path, revision: str | None = None):
+    """(model with fp32 weights, processor) of a checkpoint's folder or Hub id, by the kit's rules: safetensors only."""
+    from dataset_builder.models import load_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        loaded = load_model(str(name_or_path), revision, device="cpu", dtype="float32")
+    return loaded.model, loaded.processor
 
 
 __all__ = [
-    "EncodedPrompt",
+    "ClipEncoder",
+    "FeatureStore",
+    "ReferenceStore",
     "VideoDPOCollator",
+    "VideoDPOConfig",
     "VideoDPOTrainer",
-    "VideoPromptEncoder",
     "VideoSFTCollator",
-    "assemble",
     "freeze_vision",
     "hash_module",
+    "make_encoder",
     "text_linear_names",
 ]

@@ -17,7 +17,8 @@ from dataset_builder.toy import ANSWERS, QUESTIONS, generate_toy
 from dataset_builder.toy_models import ARCHS, make_tiny
 from recipes.arms import to_argv
 from recipes.rounds import load_state
-from recipes.sft_data import IGNORE, Clip, ClipEncoder, SFTCollator, Turn, read_clips
+from recipes.sft_data import IGNORE, Clip, SFTCollator, Turn, read_clips
+from recipes.video.encoding import ClipEncoder
 
 CLONE = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet", "recipes/sft.py"]

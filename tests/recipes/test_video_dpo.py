@@ -15,11 +15,12 @@ from dataset_builder.models.local import video_inputs
 from dataset_builder.toy_models import ARCHS, make_tiny
 from eval.runner import MediaIndex
 from recipes.extrapolate import distance, snapshot
-from recipes.settings import training_class
+from recipes.round_config import IterW2SConfig
 from recipes.video_dpo import (
+    ClipEncoder,
+    ReferenceStore,
     VideoDPOCollator,
     VideoDPOTrainer,
-    VideoPromptEncoder,
     VideoSFTCollator,
     freeze_vision,
     text_linear_names,
@@ -33,8 +34,13 @@ def pick(rows, count=3):
     return chosen
 
 
+def plain_collator(encoder, max_length=None):
+    """Both sides of a pair as the model's own inputs."""
+    return VideoDPOCollator(encoder, max_length, share_prompt=False, unfold=True)
+
+
 def trainer_for(model, processor, rows, tmp_path, steps=1, rate=1e-3, cache=None, **fields):
-    args = training_class()(
+    args = IterW2SConfig(
         output_dir=str(tmp_path),
         max_steps=steps,
         learning_rate=rate,
@@ -43,14 +49,12 @@ def trainer_for(model, processor, rows, tmp_path, steps=1, rate=1e-3, cache=None
         logging_steps=1,
         **fields,
     )
-    collator = VideoDPOCollator(VideoPromptEncoder(processor))
     return VideoDPOTrainer(
         model=model,
         args=args,
-        data_collator=collator,
         train_dataset=rows,
         processing_class=processor,
-        reference_cache=cache,
+        references=cache,
     )
 
 
@@ -58,8 +62,8 @@ def trainer_for(model, processor, rows, tmp_path, steps=1, rate=1e-3, cache=None
 def test_batch_is_what_the_model_sees_at_inference(arch, rows):
     model, processor = make_tiny(arch)
     picked = pick(rows)
-    encoder = VideoPromptEncoder(processor)
-    batch = VideoDPOCollator(encoder)(picked)
+    encoder = ClipEncoder(processor)
+    batch = plain_collator(encoder)(picked)
     chat = LocalChatModel(model, processor, arch, "test")
     pad = processor.tokenizer.pad_token_id
     assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["completion_mask"].shape
@@ -82,7 +86,7 @@ def test_batch_is_what_the_model_sees_at_inference(arch, rows):
                 assert not batch[name][index][~prompt].any()
             else:
                 assert torch.equal(batch[name].chunk(6)[index], values), name
-    again = VideoDPOCollator(encoder)(picked)
+    again = plain_collator(encoder)(picked)
     assert all(torch.equal(again[name], batch[name]) for name in batch), "the cache returns the same batch"
 
 
@@ -114,7 +118,7 @@ def test_log_probs_equal_plain_transformers(arch, rows, tmp_path):
 
 def test_training_lowers_the_loss_and_leaves_a_plain_model(rows, tmp_path):
     model, processor = make_tiny("qwen2_vl")
-    start, cache = snapshot(model), {}
+    start, cache = snapshot(model), ReferenceStore()
     stock = model.forward
     trainer = trainer_for(model, processor, rows.select(range(4)).select([0, 1, 2, 3] * 8), tmp_path, 8, cache=cache)
     trainer.train()
@@ -127,10 +131,10 @@ def test_training_lowers_the_loss_and_leaves_a_plain_model(rows, tmp_path):
     assert distance(snapshot(trained), start) > 0
     # The next run has another reference: values of the first are not reused for it, but kept for a third.
     trainer_for(trained, processor, rows.select(range(4)), tmp_path, cache=cache).finish()
-    assert len(cache) == 2
+    assert len(cache._scopes) == 2
     trained.load_state_dict(start)
     trainer = trainer_for(trained, processor, rows.select(range(4)), tmp_path, cache=cache)
-    assert len(cache) == 2
+    assert len(cache._scopes) == 2
     batch = trainer.data_collator([rows[i] for i in range(4)])
     online = trainer.compute_ref_log_probs(trainer.model, batch)[0]
     torch.testing.assert_close(batch["ref_chosen_logps"], online, rtol=0, atol=1e-5)
@@ -138,9 +142,9 @@ def test_training_lowers_the_loss_and_leaves_a_plain_model(rows, tmp_path):
 
 def test_references_depend_on_frames_and_template(rows):
     _, processor = make_tiny("qwen2_vl")
-    keys = {VideoPromptEncoder(processor, frames).settings_key for frames in (4, 8)}
+    keys = {ClipEncoder(processor, frames).settings_key for frames in (4, 8)}
     processor.chat_template = processor.chat_template + " "
-    keys.add(VideoPromptEncoder(processor, 8).settings_key)
+    keys.add(ClipEncoder(processor, 8).settings_key)
     assert len(keys) == 3
 
 
@@ -153,40 +157,40 @@ def test_videos_outside_the_dataset(rows, tmp_path):
     (tmp_path / "media.json").write_text(json.dumps({sha: str(clip)}))
     bare = {**row, "video": None, "video_id": sha[:16]}
     with pytest.raises(KitError, match="--media"):
-        VideoDPOCollator(VideoPromptEncoder(processor))([bare])
+        plain_collator(ClipEncoder(processor))([bare])
     media = MediaIndex(tmp_path / "media.json")
-    attached = VideoDPOCollator(VideoPromptEncoder(processor, media=media))([bare])
-    embedded = VideoDPOCollator(VideoPromptEncoder(processor))([row])
+    attached = plain_collator(ClipEncoder(processor, media=media))([bare])
+    embedded = plain_collator(ClipEncoder(processor))([row])
     assert all(torch.equal(attached[name], embedded[name]) for name in embedded)
 
 
 def test_prompts_are_never_cut(rows):
     _, processor = make_tiny("qwen2_vl")
-    encoder = VideoPromptEncoder(processor)
-    full = VideoDPOCollator(encoder)([rows[0]])["completion_mask"]
+    encoder = ClipEncoder(processor)
+    full = plain_collator(encoder)([rows[0]])["completion_mask"]
     prompt = int((full[0] == 0).sum())
     with pytest.raises(KitError, match=f"max_length is {prompt}"):
-        VideoDPOCollator(encoder, max_length=prompt)([rows[0]])
+        plain_collator(encoder, max_length=prompt)([rows[0]])
     longest = full.shape[1] - 1
-    cut = VideoDPOCollator(encoder, max_length=longest)([rows[0]])
+    cut = plain_collator(encoder, max_length=longest)([rows[0]])
     assert cut["input_ids"].shape[1] == longest and cut["completion_mask"].sum() == full.sum() - 2
 
 
 def test_memory_of_the_cache_is_bounded(rows):
     _, processor = make_tiny("qwen2_vl")
-    encoder = VideoPromptEncoder(processor, cache_bytes=3 * 64 * 384 * 4)
-    plain = VideoPromptEncoder(processor)
+    encoder = ClipEncoder(processor, cache_bytes=3 * 64 * 384 * 4)
+    plain = ClipEncoder(processor)
     for i in range(0, 24, 4):
         some = [rows[j] for j in range(i, i + 4)]
-        bounded, free = VideoDPOCollator(encoder)(some), VideoDPOCollator(plain)(some)
+        bounded, free = plain_collator(encoder)(some), plain_collator(plain)(some)
         assert all(torch.equal(bounded[name], free[name]) for name in free)
-        assert encoder._bytes <= encoder.cache_bytes
-    assert plain._bytes > encoder.cache_bytes
+        assert encoder._vision.used <= encoder._vision.limit
+    assert plain._vision.used > encoder._vision.limit
 
 
 def test_sft_labels_cover_the_chosen_answer_only(rows):
     _, processor = make_tiny("internvl")
-    batch = VideoSFTCollator(VideoPromptEncoder(processor))(pick(rows))
+    batch = VideoSFTCollator(ClipEncoder(processor))(pick(rows))
     for row, ids, labels in zip(pick(rows), batch["input_ids"], batch["labels"], strict=True):
         kept = labels != -100
         assert torch.equal(ids[kept], labels[kept])
