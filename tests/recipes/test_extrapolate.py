@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from dataset_builder.errors import KitError
 from dataset_builder.toy_models import make_tiny
 from recipes.extrapolate import distance, extrapolate, realised, scale_lora, snapshot
+from recipes.extrapolate.states import PIECE
 
 FLOATS = st.floats(-1e3, 1e3, width=32)
 PAIRS = hnp.arrays(np.float32, (2, 5), elements=FLOATS)
@@ -47,6 +48,26 @@ def test_alpha_zero_and_unchanged_weights_are_bit_equal(pair):
     bits = theta.view(torch.int32)
     assert torch.equal(extrapolate({"w": theta}, {"w": ref}, 0.0)["w"].view(torch.int32), bits)
     assert torch.equal(extrapolate({"w": theta}, {"w": theta.clone()}, 0.7)["w"].view(torch.int32), bits)
+
+
+@given(PAIRS)
+@settings(deadline=None, max_examples=60)
+def test_alpha_minus_one_is_the_reference_bit_for_bit(pair):
+    theta, ref = torch.tensor(pair[0]), torch.tensor(pair[1])
+    got = extrapolate({"w": theta}, {"w": ref}, -1.0)["w"]
+    assert torch.equal(got.view(torch.int32), ref.view(torch.int32)) and got.data_ptr() != ref.data_ptr()
+
+
+def test_where_the_step_cancels_the_weight_the_error_stays_relative():
+    theta, ref = {"w": torch.tensor([1.0])}, {"w": torch.tensor([11.0 + 2**-20])}
+    expected = 1.0 + 0.1 * (1.0 - float(ref["w"][0]))
+    assert float(extrapolate(theta, ref, 0.1)["w"][0]) == pytest.approx(expected, rel=1e-7)
+
+
+def test_tensors_of_several_pieces_and_other_strides():
+    theta, ref = torch.randn(3, PIECE // 2 + 5), torch.randn(PIECE // 2 + 5, 3).T
+    got = extrapolate({"w": theta}, {"w": ref}, 0.5)["w"]
+    torch.testing.assert_close(got, theta + 0.5 * (theta - ref))
 
 
 def test_refusals():

@@ -1,4 +1,4 @@
-"""Weight extrapolation: theta + alpha · (theta − theta_ref), from fp32 masters.
+"""The arithmetic on a model's state in memory: theta + alpha · (theta − theta_ref), from fp32 masters.
 
 ExPO (arXiv 2404.16792) and Iter-W2S-RLAIF (arXiv 2411.16201) take a model that was trained from theta_ref to theta a
 little further along the same line. The step is smaller than what bf16 can hold: with weights of size 0.02 and changes
@@ -17,6 +17,7 @@ import torch
 from dataset_builder.errors import KitError
 
 State = Mapping[str, torch.Tensor]
+PIECE = 1 << 20  # elements worked on at a time: fp64 copies of a whole embedding table would be gigabytes
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -34,10 +35,14 @@ def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def extrapolate(theta: State, theta_ref: State, alpha: float) -> dict[str, torch.Tensor]:
     """Compute theta + alpha · (theta − theta_ref) for every floating-point tensor; others are taken from theta.
 
+    Each weight is computed in fp64 and rounded once, so the error is half a unit in the last place, also where the step
+    nearly cancels the weight.
+
     Args:
         theta: fp32 state after training.
         theta_ref: fp32 state training started from; the same names and shapes.
-        alpha: 0 gives theta bit for bit, 1 doubles the step; negative values go back towards theta_ref.
+        alpha: 0 gives theta bit for bit, 1 doubles the step; negative values go back towards theta_ref, which −1 gives
+            bit for bit.
 
     Returns:
         A new state; tensors that training did not change are theta's bit for bit, tied ones stay tied.
@@ -52,13 +57,27 @@ def extrapolate(theta: State, theta_ref: State, alpha: float) -> dict[str, torch
     for name, end in theta.items():
         key = _key(name, end)
         if key not in made:
-            if alpha == 0 or not end.is_floating_point():
-                made[key] = end.clone()
-            else:
-                step = end - theta_ref[name]
-                # alpha · 0 must not turn −0.0 into 0.0: unchanged weights stay the same bits
-                made[key] = torch.where(step == 0, end, end + alpha * step)
+            made[key] = moved(end, theta_ref[name], alpha, end.dtype)
         result[name] = made[key]
+    return result
+
+
+def moved(end: torch.Tensor, start: torch.Tensor, alpha: float, dtype: torch.dtype) -> torch.Tensor:
+    """Compute end + alpha · (end − start) of two tensors of one shape, in fp64, rounded once to `dtype`.
+
+    Where they are equal the result is `end`, bit for bit if the type stays; so it is for alpha 0, and `start` for −1.
+    """
+    result = torch.empty(end.shape, dtype=dtype, device=end.device)
+    flat_start = start.reshape(-1).split(PIECE)
+    for out, theta, ref in zip(result.view(-1).split(PIECE), end.reshape(-1).split(PIECE), flat_start, strict=True):
+        wide, narrow = theta.double(), theta.to(dtype)
+        if alpha == 0 or not theta.is_floating_point():
+            out.copy_(narrow)
+        elif alpha == -1:
+            out.copy_(ref)
+        else:
+            # alpha · 0 must not turn −0.0 into 0.0: unchanged weights stay the same bits
+            out.copy_(torch.where(theta == ref, narrow, (wide + alpha * (wide - ref.double())).to(dtype)))
     return result
 
 
@@ -111,30 +130,6 @@ def realised(saved: State, intended: State, start: State) -> Realised:
         return Realised(math.nan, math.nan, math.nan)
     cosine = dot / math.sqrt(meant_sq * saved_sq) if saved_sq else 0.0
     return Realised(cosine, math.sqrt(saved_sq / meant_sq), moved_count / meant_count)
-
-
-def scale_lora(adapter: State, alpha: float) -> dict[str, torch.Tensor]:
-    """Extrapolate a LoRA adapter that was fresh at theta_ref: its product scaled by 1 + alpha.
-
-    Merged, it equals :func:`extrapolate` of the merged weights, because theta − theta_ref is the adapter itself. That
-    does not hold for an adapter that was trained before: merge it first and train a fresh one.
-
-    Args:
-        adapter: an adapter's state (``…lora_A…``, ``…lora_B…``); alpha 0 gives the same bits.
-        alpha: as for :func:`extrapolate`.
-
-    Raises:
-        KitError: for DoRA magnitudes, whose product is not linear, and for parts that are not LoRA matrices.
-    """
-    result = {}
-    for name, tensor in adapter.items():
-        if "lora_magnitude" in name:
-            raise KitError(f"{name}: a DoRA adapter cannot be extrapolated by scaling; merge it first")
-        if not any(part in name for part in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")):
-            raise KitError(f"{name}: not a LoRA matrix; merge the adapter and extrapolate the full weights")
-        grows = "lora_B" in name or "lora_embedding_B" in name
-        result[name] = tensor.float() * (1.0 + alpha) if grows and alpha != 0 else tensor.clone()
-    return result
 
 
 def _check(theta: State, theta_ref: State, masters: bool = True) -> None:
