@@ -38,7 +38,7 @@ class Estimate:
 
     def as_dict(self) -> dict:
         """The fields as JSON values (NaN becomes null)."""
-        return _jsonable(asdict(self))
+        return jsonable(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Paired:
 
     def as_dict(self) -> dict:
         """The fields as JSON values (NaN becomes null)."""
-        return _jsonable(asdict(self))
+        return jsonable(asdict(self))
 
 
 def cluster_mean(values: Sequence[float], clusters: Sequence) -> Estimate:
@@ -87,7 +87,7 @@ def cluster_mean(values: Sequence[float], clusters: Sequence) -> Estimate:
     Raises:
         ValueError: if there are no rows, the lengths differ, or a value is not finite.
     """
-    values = _vector(values, "values")
+    values = vector(values, "values")
     sizes, sums = _cluster_sums(values, clusters)  # [G], [G]
     n, groups = len(values), len(sizes)
     mean = float(values.mean())
@@ -97,7 +97,7 @@ def cluster_mean(values: Sequence[float], clusters: Sequence) -> Estimate:
         return Estimate(mean, math.nan, low, high, n, 1)
     se = _cluster_se(sums, sizes, mean)
     if unit and mean in (0.0, 1.0):
-        width = _unanimous_width(groups)
+        width = unanimous_width(groups)
         low, high = (0.0, width) if mean == 0.0 else (1.0 - width, 1.0)
         return Estimate(mean, se, low, high, n, groups)
     half = student_quantile(groups - 1) * se
@@ -128,7 +128,7 @@ def paired_test(
     Raises:
         ValueError: if there are no rows, the lengths differ, or a value is not finite.
     """
-    a, b = _vector(a, "a"), _vector(b, "b")
+    a, b = vector(a, "a"), vector(b, "b")
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} rows and b has {len(b)}; a paired test needs the same rows on both sides")
     if draws < 1:
@@ -203,11 +203,11 @@ def _difference_interval(sums: np.ndarray, sizes: np.ndarray, difference: float)
     if len(sizes) == 1:
         return -math.inf, math.inf
     se = _cluster_se(sums, sizes, difference)
-    half = student_quantile(len(sizes) - 1) * se if se > 1e-12 else _unanimous_width(len(sizes))
+    half = student_quantile(len(sizes) - 1) * se if se > 1e-12 else unanimous_width(len(sizes))
     return difference - half, difference + half
 
 
-def _unanimous_width(clusters: int) -> float:
+def unanimous_width(clusters: int) -> float:
     """Exact binomial bound: the share of videos that may be otherwise although none of ``clusters`` was."""
     return 1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / clusters)
 
@@ -227,7 +227,12 @@ def _cluster_sums(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, n
     return np.bincount(index).astype(float), np.bincount(index, weights=values)
 
 
-def _vector(values: Sequence[float], name: str) -> np.ndarray:
+def vector(values: Sequence[float], name: str) -> np.ndarray:
+    """The values as an array [N] of floats.
+
+    Raises:
+        ValueError: naming `name`, if there are none or one of them is not finite.
+    """
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or not len(array):
         raise ValueError(f"{name} must be a non-empty list of numbers")
@@ -236,5 +241,6 @@ def _vector(values: Sequence[float], name: str) -> np.ndarray:
     return array
 
 
-def _jsonable(fields: dict) -> dict:
+def jsonable(fields: dict) -> dict:
+    """The fields with NaN and infinity as None: JSON has neither."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from eval.results import Results, compare, read_json, write_text
 from eval.stats import holm
-from recipes.settings import ARMS, Settings
+from recipes.arm_specs import CONTROLS, Arm
+from recipes.settings import Settings
 
 if TYPE_CHECKING:
-    from recipes.arms import Job
+    from recipes.arm_worker import Job
 
-DPO_ARMS = ("dpo", "dpo_expo", "iter", "iter_w2s")  # one of them is released; sft_chosen stays a control
 COMPARATORS = ("base", "dpo")
 
 
@@ -26,15 +26,17 @@ def write_table(output: Path, settings: Settings, job: Job) -> dict[str, Any]:
     Returns:
         The content of ``arms.json``.
     """
-    script = settings.script
-    results = {arm: Results.load(output / "results" / f"{arm}.json") for arm in ARMS}
-    records = {arm: read_json(job.arm_file(arm)) for arm in ARMS}
-    arms = {arm: _row(results[arm], records[arm]) for arm in ARMS}
+    script, order = settings.script, [arm.name for arm in job.arms]
+    results = {arm: Results.load(output / "results" / f"{arm}.json") for arm in order}
+    arms = {arm.name: _row(arm, results[arm.name], read_json(job.arm_file(arm.name)), job) for arm in job.arms}
+    kept = [a.name for a in job.arms if a.scheme not in CONTROLS and arms[a.name]["steps"]]  # one of them is released
     for other in COMPARATORS:
-        names = [arm for arm in ARMS if arm != other]
+        if other not in order:
+            continue
+        names = [arm for arm in order if arm != other]
         tests = {a: compare(results[a], results[other], draws=script.draws, seed=settings.training.seed) for a in names}
         corrected = dict(zip(names, holm([tests[arm].p for arm in names]), strict=True))
-        for arm in ARMS:
+        for arm in order:
             test = tests.get(arm)
             arms[arm] |= {
                 f"p_vs_{other}": corrected.get(arm),
@@ -44,8 +46,8 @@ def write_table(output: Path, settings: Settings, job: Job) -> dict[str, Any]:
     rows = results["base"].rows
     table = {
         "arms": arms,
-        "order": list(ARMS),
-        "release_arm": max(DPO_ARMS, key=lambda arm: arms[arm]["validation_accuracy"]),
+        "order": order,
+        "release_arm": max(kept, key=lambda arm: arms[arm]["validation_accuracy"], default=None),
         "test_clips": len({row["video_id"] for row in rows}),
         "test_questions": len(rows),
         "draws": script.draws,
@@ -58,31 +60,37 @@ def write_table(output: Path, settings: Settings, job: Job) -> dict[str, Any]:
 
 def format_table(table: dict[str, Any]) -> str:
     """The table as lines of text."""
-    lines = [
-        f"{'arm':<11} {'accuracy':>8} {'95 %':>13} {'vs base':>8} {'p':>8} {'vs dpo':>7} {'p':>8} {'moved':>6}  alpha"
-    ]
+    wide = max(11, *map(len, table["order"]))
+    head = f"{'arm':<{wide}} {'accuracy':>8} {'95 %':>13} {'vs base':>8} {'p':>8} {'vs dpo':>7} {'p':>8}"
+    lines = [f"{head} {'moved':>6}  alpha"]
     for name in table["order"]:
         arm = table["arms"][name]
         low, high = (f"{100 * end:.1f}" for end in arm["ci95"])
-        cells = [f"{name:<11} {100 * arm['accuracy']:>7.1f}% {low + '–' + high:>13}"]
+        cells = [f"{name:<{wide}} {100 * arm['accuracy']:>7.1f}% {low + '–' + high:>13}"]
         for other, width in (("base", 8), ("dpo", 7)):
-            difference, p = arm[f"diff_vs_{other}"], arm[f"p_vs_{other}"]
+            difference, p = arm.get(f"diff_vs_{other}"), arm.get(f"p_vs_{other}")
             cells.append(f"{'–':>{width}} {'–':>8}" if p is None else f"{100 * difference:>+{width}.1f} {p:>8.2g}")
         lines.append(" ".join([*cells, f"{arm['distance']:>6.2f} ", " ".join(f"{a:g}" for a in arm["alpha"]) or "–"]))
     return "\n".join(lines)
 
 
-def _row(results: Results, record: dict[str, Any]) -> dict[str, Any]:
+def _row(arm: Arm, results: Results, record: dict[str, Any], job: Job) -> dict[str, Any]:
     estimate, rounds = results.accuracy, record["rounds"]
-    extrapolates = record["arm"] in DPO_ARMS
+    chooses = arm.scheme not in CONTROLS
     return {
         "accuracy": estimate.mean,
         "ci95": [estimate.low, estimate.high],
         "accuracy_by_type": {kind: part.mean for kind, part in results.accuracy_by_type().items()},
         "validation_accuracy": record["validation_accuracy"],
-        "alpha": [r["alpha"] for r in rounds] if extrapolates else [],
-        "alpha_curves": [r["alpha_curve"] for r in rounds] if extrapolates else [],
+        "alpha": [r["alpha"] for r in rounds] if chooses else [],
+        "alpha_curves": [r["alpha_curve"] for r in rounds] if chooses else [],
         "distance": rounds[-1]["distance"] if rounds else 0.0,
         "learning_rate": record["learning_rate"],
         "lr_search": record["lr_search"],
+        "sft_weight": job.sft_weight(arm),
+        "steps": sum(r["steps"] for r in rounds),
+        "samples": record["sampled"],
+        "judge_calls": record["judge_calls"],
+        "health": (rounds[-1].get("health") if rounds else None),
+        "stopped": record["stopped"],
     }

@@ -23,7 +23,7 @@ def train(settings: Settings) -> list[dict]:
     Returns:
         Each round's metrics.
     """
-    from recipes.rounds import Plan, run_rounds
+    from recipes.rounds import run_rounds
     from recipes.workbench import Workbench
 
     script, training = settings.script, settings.training
@@ -33,10 +33,26 @@ def train(settings: Settings) -> list[dict]:
         f"{settings.model.model_name_or_path}: {len(bench.rows)} pairs, {script.rounds} rounds × {training.max_steps} "
         f"steps × {bench.batch_size} pairs, world size {bench.world}, {bench.device}"
     )
-    plan = Plan(script.rounds, training.max_steps, training.learning_rate, script.alphas)
-    rounds = run_rounds(bench, plan, training.output_dir, script.overwrite)
+    rounds = run_rounds(bench, plan_of(settings), training.output_dir, script.overwrite)
     log(f"{len(rounds)} rounds in {training.output_dir}")
     return rounds
+
+
+def plan_of(settings: Settings):
+    """How the rounds of a parsed command are divided, as `recipes.rounds.Plan`."""
+    from recipes.rounds import Plan
+
+    script, training = settings.script, settings.training
+    return Plan(
+        rounds=script.rounds,
+        steps=training.max_steps,
+        learning_rate=training.learning_rate,
+        alphas=script.alphas,
+        pairs=script.pairs,
+        sft_weight=script.sft_weight,
+        judge_names=None if script.judge_names is None else tuple(script.judge_names),
+        stop_early=script.stop_early,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ and the dataset exist: a wrong path should not take seven seconds to say so.
 
 from __future__ import annotations
 
-import functools
+import json
 import math
 import os
 import sys
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.errors import KitError, run_cli
+from recipes.arm_specs import DEFAULT_ARMS
 
-ARMS = ("base", "sft_chosen", "dpo", "dpo_expo", "iter", "iter_w2s")
 # Training arguments that change what is printed or where things go, but not the weights.
 INCIDENTAL = (
     *("output_dir", "logging_", "report_to", "run_name", "disable_tqdm", "log_", "dataloader_", "hub_", "push_to_hub"),
     *("eval_", "do_", "save_", "ddp_", "use_cpu", "project", "trackio", "load_best", "metric_for", "greater_is"),
     *("include_", "per_device_eval", "resume_from", "precompute_ref", "local_rank", "label_names", "batch_eval"),
+    *("feature_cache", "reference_cache", "self_check", "media"),
 )
 
 
@@ -36,16 +37,30 @@ class IterW2SArguments:
         dataset_train_split: split of `preferences` to train on.
         validation_split: split of `benchmark` on which alpha and the learning rate are chosen.
         test_split: split of `benchmark` the arms are reported on.
-        media: media.json of the build, for datasets that hold no videos.
         rounds: rounds; each trains `max_steps` optimizer steps from where the last one ended.
         alphas: extrapolation steps to choose from in each round; must contain 0.
+        judged_alphas: how many of them, besides 0, are judged by answers on validation; held-out preferences, which
+            cost no generation, leave out the rest. None judges all.
+        stop_early: end when neither a round nor its extrapolation is better on validation than what is there.
         sft_weight: weight of the SFT term on chosen answers, against likelihood displacement; 0 leaves it out.
-        num_frames: frames sampled per video.
-        freeze_vision: leave the vision tower as it is.
+        pairs: `fixed` trains on the dataset's pairs; `on_policy` rebuilds them before each round with fresh answers of
+            the model as it is then.
+        judges: who judges fresh answers, as in a build's YAML (JSON strings on a command line).
+        judge_names: only these judges count, for fixed pairs too; None counts all.
+        own_samples: fresh answers per question.
+        own_temperature: at which they are sampled.
+        error_below: an answer whose aggregate is below this is an error; questions without one are dropped.
+        slices: every round gets questions of its own.
+        max_malformed: share of empty or unfinished answers above which a round is not kept.
+        max_repeated: share of answers that repeat themselves, likewise.
+        max_chosen_drop: nats that chosen answers may lose against the base, likewise.
+        max_margin: reward margin, likewise.
+        max_length_ratio: answers may be so many times longer or shorter than the base's.
         max_new_tokens: longest answer in evaluation.
         validation_limit: use the first so many validation questions only.
         save_dtype: type of the saved weights; rounds hand over fp32 whatever it is.
         arms: train and evaluate the controls too.
+        arm_names: which (see `recipes/arm_specs.py`); base is always one of them.
         learning_rates: candidates of the learning-rate search that every arm gets (with --arms).
         workers: one-thread processes that share the arms' runs (with --arms).
         draws: random sign flips of the paired tests (with --arms).
@@ -56,18 +71,30 @@ class IterW2SArguments:
     dataset_train_split: str = field(default="train", metadata={"help": "Split of `preferences` to train on."})
     validation_split: str = field(default="validation", metadata={"help": "Split of `benchmark` to choose alpha on."})
     test_split: str = field(default="test", metadata={"help": "Split of `benchmark` the arms are reported on."})
-    media: str | None = field(default=None, metadata={"help": "media.json, for datasets that hold no videos."})
     rounds: int = field(default=3, metadata={"help": "Rounds of max_steps optimizer steps each."})
     alphas: list[float] = field(
         default_factory=lambda: [0.0, 0.25, 0.5, 1.0], metadata={"help": "Extrapolation steps to choose from."}
     )
+    judged_alphas: int | None = field(default=2, metadata={"help": "How many of them are judged by answers."})
+    stop_early: bool = field(default=True, metadata={"help": "End when no round and no alpha helps."})
     sft_weight: float = field(default=0.0, metadata={"help": "Weight of the SFT term on chosen answers."})
-    num_frames: int = field(default=8, metadata={"help": "Frames sampled per video."})
-    freeze_vision: bool = field(default=True, metadata={"help": "Leave the vision tower as it is."})
+    pairs: str = field(default="fixed", metadata={"help": "fixed, or on_policy: rebuilt before each round."})
+    judges: list[str] | None = field(default=None, metadata={"help": "Judges of fresh answers, as in a build."})
+    judge_names: list[str] | None = field(default=None, metadata={"help": "Only these judges count."})
+    own_samples: int = field(default=4, metadata={"help": "Fresh answers per question."})
+    own_temperature: float = field(default=1.0, metadata={"help": "At which they are sampled."})
+    error_below: float = field(default=0.5, metadata={"help": "Below this aggregate an answer is an error."})
+    slices: bool = field(default=False, metadata={"help": "Every round gets questions of its own."})
+    max_malformed: float = field(default=0.1, metadata={"help": "Limit of empty or unfinished answers."})
+    max_repeated: float = field(default=0.1, metadata={"help": "Limit of answers that repeat themselves."})
+    max_chosen_drop: float = field(default=10.0, metadata={"help": "Nats chosen answers may lose."})
+    max_margin: float = field(default=50.0, metadata={"help": "Limit of the reward margin."})
+    max_length_ratio: float = field(default=3.0, metadata={"help": "Limit of the change in answer length."})
     max_new_tokens: int = field(default=16, metadata={"help": "Longest answer in evaluation."})
     validation_limit: int | None = field(default=None, metadata={"help": "Use so many validation questions only."})
     save_dtype: str = field(default="float32", metadata={"help": "Type of the saved weights: float32 or bfloat16."})
     arms: bool = field(default=False, metadata={"help": "Train and evaluate the controls too."})
+    arm_names: list[str] = field(default_factory=lambda: list(DEFAULT_ARMS), metadata={"help": "Which controls."})
     learning_rates: list[float] | None = field(default=None, metadata={"help": "Learning rates every arm may choose."})
     workers: int = field(default=1, metadata={"help": "One-thread processes that share the arms' runs."})
     draws: int = field(default=100_000, metadata={"help": "Sign flips of the paired tests."})
@@ -79,8 +106,15 @@ class IterW2SArguments:
             self.learning_rates = sorted({_number("learning_rates", r) for r in self.learning_rates})
         if 0.0 not in self.alphas:
             raise KitError(f"alphas {self.alphas} must contain 0: no extrapolation has to be one of the choices")
-        if self.rounds < 1 or self.workers < 1 or self.num_frames < 1 or self.draws < 1:
-            raise KitError("rounds, workers, num_frames and draws must be at least 1")
+        if self.rounds < 1 or self.workers < 1 or self.own_samples < 1 or self.draws < 1:
+            raise KitError("rounds, workers, own_samples and draws must be at least 1")
+        if self.pairs not in ("fixed", "on_policy"):
+            raise KitError(f"pairs is {self.pairs!r}; choose fixed or on_policy")
+        self.judges = [_judge(number, spec) for number, spec in enumerate(self.judges or [], 1)]
+        if self.pairs == "on_policy" and not self.judges:
+            raise KitError("pairs: on_policy needs `judges:`, as in a build's YAML, to judge fresh answers")
+        if not self.own_temperature > 0:
+            raise KitError("own_temperature must be above 0: greedy answers would all be the same")
         if self.sft_weight < 0:
             raise KitError(f"sft_weight is {self.sft_weight}, it must not be negative")
         if self.save_dtype not in ("float32", "bfloat16", "float16"):
@@ -105,41 +139,39 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the trained weights, as JSON values, except dataset and base (known by content)."""
-        training = {k: v for k, v in self.training.to_dict().items() if not k.startswith(INCIDENTAL)}
-        names = ("rounds", "alphas", "sft_weight", "num_frames", "freeze_vision", "max_new_tokens", "validation_limit")
+        names = ("rounds", "alphas", "judged_alphas", "stop_early", "sft_weight", "max_new_tokens", "validation_limit")
+        names += ("pairs", "judges", "judge_names", "own_samples", "own_temperature", "error_below", "slices")
         names += ("save_dtype", "dataset_train_split", "validation_split")
+        names += tuple(name for name in vars(self.script) if name.startswith("max_"))
         script = {name: getattr(self.script, name) for name in names}
-        lora = {k: v for k, v in vars(self.model).items() if k.startswith(("lora_", "use_", "dtype"))}
-        return {**training, **script, **(lora if self.model.use_peft else {"use_peft": False})}
+        return {**identity_of(self.training, self.model), **script}
+
+    def limits(self):
+        """The guards' limits, as `recipes.guards.GuardLimits`."""
+        from recipes.guards import GuardLimits
+
+        script = self.script
+        return GuardLimits(
+            malformed=script.max_malformed,
+            repeated=script.max_repeated,
+            chosen_logp_drop=script.max_chosen_drop,
+            margin=script.max_margin,
+            length_ratio=script.max_length_ratio,
+        )
 
 
-@functools.cache
-def training_class():
-    """TRL's `DPOConfig` with defaults for rounds on videos (a function, because importing TRL takes seconds)."""
-    from trl import DPOConfig
+def identity_of(training, model) -> dict[str, Any]:
+    """What of TRL's arguments decides the trained weights, as JSON values."""
+    fields = {k: v for k, v in training.to_dict().items() if not k.startswith(INCIDENTAL)}
+    lora = {k: v for k, v in vars(model).items() if k.startswith(("lora_", "use_", "dtype"))}
+    return {**fields, **(lora if model.use_peft else {"use_peft": False})}
 
-    @dataclass
-    class IterW2SConfig(DPOConfig):
-        """`DPOConfig` with other defaults.
 
-        No cut prompts (a cut would tear videos), no checkpoints of the Trainer (a round is the unit that is saved), no
-        schedule (the arms are to take equal steps), reference log-probabilities computed once per round.
-        """
-
-        max_length: int | None = field(default=None, metadata={"help": "Longest sequence; prompts are never cut."})
-        precompute_ref_log_probs: bool = field(default=True, metadata={"help": "Compute references once per round."})
-        gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
-        bf16: bool | None = field(default=False, metadata={"help": "bf16 autocast; master weights stay fp32."})
-        lr_scheduler_type: str = field(default="constant", metadata={"help": "The scheduler within a round."})
-        train_sampling_strategy: str = field(default="sequential", metadata={"help": "Rounds shuffle rows."})
-        logging_steps: float = field(default=5, metadata={"help": "Steps between progress lines."})
-        save_strategy: str = field(default="no", metadata={"help": "Trainer checkpoints; rounds are always saved."})
-        report_to: str | None = field(default="none", metadata={"help": "Where the Trainer logs to."})
-        disable_tqdm: bool | None = field(default=True, metadata={"help": "No progress bars; progress is lines."})
-        remove_unused_columns: bool | None = field(default=False, metadata={"help": "The collator reads whole rows."})
-        dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory of batches."})
-
-    return IterW2SConfig
+def difference(old: dict, new: dict) -> str:
+    """What changed between two identities, in a few words."""
+    new = json.loads(json.dumps(new, default=str))
+    changed = [f"{k} {old.get(k)} → {new.get(k)}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    return ", ".join(changed[:4]) + (" …" if len(changed) > 4 else "") if old and changed else "no record of it"
 
 
 def parse(argv: list[str]) -> Settings:
@@ -154,17 +186,15 @@ def parse(argv: list[str]) -> Settings:
     import yaml
     from trl import ModelConfig, TrlParser
 
-    parser = TrlParser((IterW2SArguments, training_class(), ModelConfig), description=IterW2SArguments.__doc__)
+    from recipes.round_config import IterW2SConfig
+
+    parser = TrlParser((IterW2SArguments, IterW2SConfig, ModelConfig), description=IterW2SArguments.__doc__)
     parser.error = refuse
     try:
         script, training, model = parser.parse_args_and_config(argv)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise KitError(f"configuration: {str(error).strip().splitlines()[0]}") from error
     _check(script, training, model)
-    if script.sft_weight > 0:
-        losses = list(training.loss_type)
-        training.loss_weights = [*(training.loss_weights or [1.0] * len(losses)), script.sft_weight]
-        training.loss_type = [*losses, "sft"]
     return Settings(script, training, model, list(argv))
 
 
@@ -232,8 +262,6 @@ def _check(script: IterW2SArguments, training, model) -> None:
     if (not training.precompute_ref_log_probs and not model.use_peft) or training.sync_ref_model:
         # TRL would load the reference from the checkpoint the run began with: wrong from the second round on.
         raise KitError("precompute_ref_log_probs must stay true and sync_ref_model false: each round has its reference")
-    if training.trust_remote_code:
-        raise KitError("trust_remote_code: the kit runs no code from checkpoints")
 
 
 def option(argv: list[str], name: str) -> str | None:
@@ -248,6 +276,17 @@ def option(argv: list[str], name: str) -> str | None:
 
 def _hub_id(value: str) -> bool:
     return value.count("/") == 1 and not value.startswith((".", "/", "~", "runs/"))
+
+
+def _judge(number: int, spec: Any) -> dict[str, Any]:
+    if isinstance(spec, str):
+        try:
+            spec = json.loads(spec)
+        except ValueError:
+            raise KitError(f"judges: entry {number} is not JSON; use a YAML mapping in --config") from None
+    if not isinstance(spec, dict):
+        raise KitError(f"judges: entry {number} is not a mapping with `kind`")
+    return spec
 
 
 def _number(name: str, value: Any) -> float:

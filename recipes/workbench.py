@@ -10,7 +10,7 @@ import atexit
 import copy
 import gc
 import hashlib
-import time
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,33 +18,41 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import PrinterCallback, Trainer, TrainerCallback
-from transformers.utils import logging as transformers_logging
+from transformers import PrinterCallback, Trainer
+from transformers.trainer_utils import IntervalStrategy
 
 from dataset_builder.errors import KitError
 from dataset_builder.loading import load_config
-from dataset_builder.models import LocalChatModel, load_model
+from dataset_builder.models import load_model
 from eval.results import Results
 from eval.runner import BenchmarkItem, FramesCache, MediaIndex, evaluate, greedy, load_benchmark
+from recipes.alpha import search_alpha
+from recipes.checkpoints import last_step
 from recipes.extrapolate import State, extrapolate, snapshot
+from recipes.guards import GuardLimits, RoundHealth, health
+from recipes.on_policy import BuiltPairs, OnPolicySettings, PairBuilder
+from recipes.progress import Log, ProgressLines, StopAtLimits, step_logs
+from recipes.remembering import RememberingChat
+from recipes.round_adapter import RoundAdapter
 from recipes.settings import Settings
+from recipes.video.score import PreferenceScore, preference_score
+from recipes.video.sharding import gathered_state, wants_sharding
 from recipes.video_dpo import (
-    VideoDPOCollator,
+    FeatureStore,
+    ReferenceStore,
     VideoDPOTrainer,
-    VideoPromptEncoder,
     VideoSFTCollator,
     freeze_vision,
+    make_encoder,
     text_linear_names,
 )
 
-transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
 
 KEPT_METRICS = (
     *("loss", "grad_norm", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"),
     *("logps/chosen", "logps/rejected", "mean_token_accuracy"),
 )
-Log = Callable[[str], None]
 
 
 class Diverged(KitError):
@@ -74,11 +82,18 @@ class Workbench:
         if settings.model.attn_implementation:
             self.model.set_attn_implementation(settings.model.attn_implementation)
         self.theta_base = snapshot(self.model)
-        media = MediaIndex(script.media) if script.media else None
-        self.encoder = VideoPromptEncoder(self.processor, script.num_frames, media)
+        self.encoder = make_encoder(self.processor, training)
         self.rows = load_preferences(script.dataset_name, script.dataset_train_split)
+        self.held_out = load_held_out(script.dataset_name, script.validation_split)
         self.dataset_fingerprint = dataset_fingerprint(script.dataset_name, self.rows)
-        self.references: dict = {}  # reference log-probabilities, shared by all runs of this process
+        # Shared by all runs of this process, and by the next command on the same folder.
+        self.references = ReferenceStore(training.reference_cache or Path(training.output_dir) / "references")
+        self.features = FeatureStore(training.feature_cache, int(training.feature_cache_gb * (1 << 30)))
+        self.replies: list = []  # of the last evaluation
+        self._builders: dict[tuple | None, PairBuilder] = {}
+        self.adapter = RoundAdapter()  # of the last training, with LoRA
+        self._noted: set[str] = set()
+        self._base_metrics: dict | None = None
         self._frames, self._items, self._prepared = FramesCache(), {}, {}
         # accelerate collects garbage after every training; without this it would walk through all of torch each time.
         gc.collect()
@@ -91,12 +106,18 @@ class Workbench:
         training = self.settings.training
         return training.per_device_train_batch_size * training.gradient_accumulation_steps * self.world
 
+    @property
+    def _window(self) -> int:
+        """Steps that logged metrics are averaged over."""
+        wanted = self.settings.training.logging_steps
+        return max(1, int(wanted if wanted >= 1 else wanted * self.settings.training.max_steps))
+
     def items(self, split: str) -> list[BenchmarkItem]:
         """The questions of a benchmark split, read once."""
         if split not in self._items:
             script = self.settings.script
             limit = script.validation_limit if split == script.validation_split else None
-            self._items[split] = load_benchmark(script.dataset_name, split, script.media, limit)
+            self._items[split] = load_benchmark(script.dataset_name, split, self.settings.training.media, limit)
         return self._items[split]
 
     def load(self, state: State) -> None:
@@ -108,8 +129,8 @@ class Workbench:
         chat = RememberingChat(self.model, self.processor, model or name, revision or "unsaved", self.device)
         chat.remembered = self._prepared
         script = self.settings.script
-        decoding = greedy(script.max_new_tokens, script.num_frames)
-        return evaluate(
+        decoding = greedy(script.max_new_tokens, self.settings.training.num_frames)
+        results = evaluate(
             chat,
             self.items(split),
             decoding=decoding,
@@ -118,30 +139,116 @@ class Workbench:
             frames_cache=self._frames,
             batch_size=max(self.settings.training.per_device_eval_batch_size, 1),
         )
+        self.replies = chat.replies
+        return results
 
-    def choose_alpha(self, theta: State, theta_ref: State, alphas: Sequence[float], name: str) -> tuple[State, dict]:
-        """Extrapolate by the alpha that is best on the validation split; ties go to the smaller one.
+    def builder(self, judge_names: Sequence[str] | None = None) -> PairBuilder:
+        """Builds pairs by the judges that count; keeps clips and verdicts over rounds and runs."""
+        key = None if judge_names is None else tuple(judge_names)
+        if key not in self._builders:
+            script, training = self.settings.script, self.settings.training
+            asked = OnPolicySettings(
+                judges=tuple(script.judges),
+                samples=script.own_samples,
+                temperature=script.own_temperature,
+                max_new_tokens=script.max_new_tokens,
+                num_frames=training.num_frames,
+                error_below=script.error_below,
+                judge_names=key,
+            )
+            media = MediaIndex(training.media) if training.media else None
+            split = script.dataset_train_split
+            self._builders[key] = PairBuilder(script.dataset_name, split, asked, media, self.device, log=self._note)
+        return self._builders[key]
 
-        Only the first process evaluates; all of them end with the same model.
+    def fixed_rows(self, judge_names: Sequence[str] | None = None):
+        """The dataset's pairs, or pairs of the zoo's stored answers by these judges alone."""
+        if judge_names is None:
+            return self.rows
+        return self.builder(judge_names).from_zoo().rows
+
+    def own_rows(self, question_ids: Sequence[str], seed: int, judge_names: Sequence[str] | None = None) -> BuiltPairs:
+        """Pairs from fresh answers of the model as it is now.
+
+        One process samples and judges; the others read what it built.
+        """
+        builder = self.builder(judge_names)
+        chat = RememberingChat(self.model, self.processor, "policy", "own", self.device)
+        chat.remembered = {}
+        built = builder.on_policy(chat, question_ids, seed) if self.rank == 0 else None
+        if self.world == 1:
+            return built
+        pairs, counts = self.share((built.pairs, built.counts) if built else None)
+        return BuiltPairs(builder.pool.rows(pairs), counts, pairs)
+
+    def choose_alpha(
+        self, theta: State, theta_ref: State, alphas: Sequence[float], name: str, guarded: bool = False
+    ) -> tuple[State, dict]:
+        """Extrapolate by the alpha that is best on the validation split; see :func:`recipes.alpha.search_alpha`.
+
+        Only the first process measures; all of them end with the same model. Without guards nobody asks for the
+        likelihoods of held-out pairs, and the health is measured without them.
 
         Returns:
-            (the extrapolated state, ``{alpha, alpha_curve, validation_accuracy}``).
+            (the extrapolated state, ``{alpha, alpha_curve, validation_accuracy, health}``).
         """
-        curve = []
+        choice = measured = None
         if self.rank == 0:
-            for alpha in alphas:
-                self.load(extrapolate(theta, theta_ref, alpha))
-                accuracy = self.evaluate(self.settings.script.validation_split, name).accuracy.mean
-                curve.append({"alpha": alpha, "accuracy": accuracy})
-        curve = self.share(curve)
-        best = max(curve, key=lambda point: (point["accuracy"], -abs(point["alpha"])))
-        state = extrapolate(theta, theta_ref, best["alpha"])
+            split, at, judged = self.settings.script.validation_split, [math.nan], {}
+
+            def move(alpha: float) -> None:
+                if at[0] != alpha:
+                    self.load(extrapolate(theta, theta_ref, alpha))
+                    at[0] = alpha
+
+            def preference(alpha: float) -> tuple[float, float]:
+                move(alpha)
+                score = self.held_out_score()
+                return score.accuracy, score.margin
+
+            def answer(alpha: float) -> float:
+                move(alpha)
+                judged[alpha] = self.evaluate(split, name).accuracy.mean
+                replies[alpha] = self.replies
+                return judged[alpha]
+
+            replies: dict[float, list] = {}
+            keep = self.settings.script.judged_alphas
+            ranked = preference if keep is not None and keep + 1 < len(alphas) and self.held_out is not None else None
+            choice = search_alpha(alphas, ranked, answer, keep)
+            move(choice.alpha)
+            measured = self.measure_health(replies[choice.alpha], likelihoods=guarded)
+        choice, measured = self.share((choice, measured))
+        state = extrapolate(theta, theta_ref, choice.alpha)
         self.load(state)
         return state, {
-            "alpha": best["alpha"],
-            "alpha_curve": curve,
-            "validation_accuracy": best["accuracy"],
+            "alpha": choice.alpha,
+            "alpha_curve": choice.curve,
+            "validation_accuracy": choice.accuracy,
+            "health": measured.as_dict(),
         }
+
+    def base_metrics(self) -> dict:
+        """What rounds are compared with, measured once: the base's ``{validation_accuracy, health}``."""
+        if self._base_metrics is None:
+            found = None
+            if self.rank == 0:
+                self.load(self.theta_base)
+                accuracy = self.evaluate(self.settings.script.validation_split, "base").accuracy.mean
+                found = {"validation_accuracy": accuracy, "health": self.measure_health(self.replies).as_dict()}
+            self._base_metrics = self.share(found)
+        return self._base_metrics
+
+    def measure_health(self, replies: list, likelihoods: bool = True) -> RoundHealth:
+        """Health of the model as it is now; `replies` are its answers to validation questions."""
+        if not likelihoods:
+            return health(replies, math.nan, math.nan)
+        score = self.held_out_score() if self.held_out is not None else None
+        return health(replies, *((score.chosen_logp, score.margin) if score else (0.0, 0.0)))
+
+    def held_out_score(self) -> PreferenceScore:
+        """How the model as it is now ranks the held-out pairs."""
+        return preference_score(self.model, self.encoder, self.held_out)
 
     def share(self, value):
         """The first process's value, on every process."""
@@ -150,72 +257,131 @@ class Workbench:
             broadcast_object_list(holder, from_process=0)
         return holder[0]
 
-    def schedule(self, start: int, count: int) -> list[int]:
-        """Row numbers for `count` pairs after the first `start` of a run; every epoch has an order of its own.
+    def schedule(self, rows, start: int, count: int):
+        """The `count` pairs after the first `start` of a run; every epoch has an order of its own.
 
         One run of 45 steps and three rounds of 15 so see the same pairs in the same order.
         """
-        size, seed = len(self.rows), self.settings.training.seed
+        size, seed = len(rows), self.settings.training.seed
         epochs = range(start // size, (start + count - 1) // size + 1)
         order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(size) for epoch in epochs])
         offset = start - epochs[0] * size
-        return order[offset : offset + count].tolist()
+        return rows.select(order[offset : offset + count].tolist())
 
-    def train_dpo(self, start: int, steps: int, learning_rate: float, label: str) -> dict:
+    def train_dpo(
+        self,
+        rows,
+        steps: int,
+        learning_rate: float,
+        label: str,
+        sft_weight: float = 0.0,
+        checkpoints: Path | None = None,
+        limits: GuardLimits | None = None,
+    ) -> tuple[dict, str | None]:
         """Train the model in place by DPO, with its present weights as the reference.
 
         Args:
-            start: optimizer steps of this run that came before; decides which pairs are next.
+            rows: pairs in the order of training, as :meth:`schedule` gives them.
             steps: optimizer steps.
             learning_rate: constant unless the settings name another schedule.
             label: for progress lines.
+            sft_weight: weight of the SFT term on chosen answers.
+            checkpoints: where the trainer's own checkpoints go; training goes on at the last one there.
+            limits: end at these.
 
         Returns:
-            The last logged training metrics, without times.
+            (training metrics averaged over the last `logging_steps` steps, why a limit ended it or None).
         """
-        args = self._arguments(steps, learning_rate)
-        peft_config = None
-        if self.settings.model.use_peft:
-            peft_config = self._lora()
-        elif self.settings.script.freeze_vision:
-            freeze_vision(self.model)
+        args = self._arguments(steps, learning_rate, checkpoints)
+        args.run_name = label
+        if sft_weight > 0:
+            losses = list(args.loss_type)
+            args.loss_weights = [*(args.loss_weights or [1.0] * len(losses)), sft_weight]
+            args.loss_type = [*losses, "sft"]
+        stop = StopAtLimits(limits or GuardLimits(), args.beta, self._window)
+        sharded = wants_sharding(args)
         trainer = VideoDPOTrainer(
-            model=self.model,
+            model=copy.deepcopy(self.model.cpu()) if sharded else self.model,  # what FSDP shares out stays shared out
             args=args,
-            data_collator=VideoDPOCollator(self.encoder, args.max_length),
-            train_dataset=self.rows.select(self.schedule(start * self.batch_size, steps * self.batch_size)),
+            encoder=self.encoder,
+            features=self.features,
+            references=self.references,
+            train_dataset=rows,
             processing_class=self.processor,
-            peft_config=peft_config,
-            reference_cache=self.references,
-            callbacks=[ProgressLines(self.log, label)],
+            peft_config=self._lora() if self.settings.model.use_peft else None,
+            callbacks=[ProgressLines(self.log, label), *([stop] if limits else [])],
+            say=self._note,
         )
-        return self._run(trainer, trainer.finish)
+        finish = (lambda: self._unsharded(trainer)) if sharded else (lambda: trainer.finish(merge=False))
+        metrics = self._run(trainer, lambda: self._plain_model(finish()), checkpoints)
+        trainer = None
+        self._free()
+        return metrics, stop.reason
 
-    def train_sft(self, steps: int, learning_rate: float, label: str) -> dict:
-        """Train the model in place on the chosen answers, over the same pairs in the same order as DPO would see."""
-        args = self._arguments(steps, learning_rate)
+    def train_sft(self, rows, steps: int, learning_rate: float, label: str) -> dict:
+        """Train the model in place on the chosen answers of the same rows as DPO would see, in their order."""
+        args = self._arguments(steps, learning_rate, None)
+        args.save_strategy = "no"
         model = self.model
         if self.settings.model.use_peft:
             from peft import get_peft_model
 
             torch.manual_seed(args.seed)
             model = get_peft_model(model, self._lora())
-        elif self.settings.script.freeze_vision:
+        elif args.freeze_vision:
             freeze_vision(model)
         trainer = Trainer(
             model=model,
             args=args,
             data_collator=VideoSFTCollator(self.encoder, args.max_length),
-            train_dataset=self.rows.select(self.schedule(0, steps * self.batch_size)),
+            train_dataset=rows,
             callbacks=[ProgressLines(self.log, label)],
         )
         merged = (lambda: model.merge_and_unload()) if self.settings.model.use_peft else (lambda: model)
-        return self._run(trainer, merged)
+        return self._run(trainer, merged, None)
 
-    def _arguments(self, steps: int, learning_rate: float):
+    def _arguments(self, steps: int, learning_rate: float, checkpoints: Path | None):
         args = copy.copy(self.settings.training)
         args.max_steps, args.learning_rate = steps, learning_rate
+        # What the Trainer averages between two logs is not in its checkpoints; what it has logged is.
+        args.logging_strategy, args.logging_steps = IntervalStrategy.STEPS, 1
+        if checkpoints is None:
+            args.save_strategy = "no"
+        else:
+            args.output_dir = str(checkpoints)
         return args
+
+    def _unsharded(self, trainer: VideoDPOTrainer):
+        """What a trainer has made of a model that was shared out, on every process, in the model that was not."""
+        state = gathered_state(trainer.model)
+        trainer.finish(merge=False)
+        model = self.model
+        if self.settings.model.use_peft:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, self._lora())
+        model.load_state_dict(state)
+        return model.to(self.device)
+
+    def _plain_model(self, model):
+        """The model without the adapter it was trained with, whose product is in its weights now."""
+        if not self.settings.model.use_peft:
+            return model
+        self.adapter = RoundAdapter.of(model)
+        return model.merge_and_unload()
+
+    @staticmethod
+    def _free() -> None:
+        """Give an optimizer's memory back: a trainer is part of reference cycles and would stay for a while."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _note(self, line: str) -> None:
+        """An announcement of the trainer, once for all rounds."""
+        if line not in self._noted:
+            self._noted.add(line)
+            self.log(f"note: {line}")
 
     def _lora(self):
         from trl import get_peft_config
@@ -225,61 +391,22 @@ class Workbench:
             config.lora_target_modules = text_linear_names(self.model)
         return get_peft_config(config)
 
-    def _run(self, trainer: Trainer, finish: Callable) -> dict:
+    def _run(self, trainer: Trainer, finish: Callable, checkpoints: Path | None) -> dict:
         trainer.remove_callback(PrinterCallback)
-        result = trainer.train()
+        last = self.share(last_step(checkpoints) if self.rank == 0 else None)
+        if last is not None:
+            self.log(f"going on at {last}")
+        trainer.train(resume_from_checkpoint=last)
         self.model = finish()
         self.model.requires_grad_(True)
         self.model.eval()
-        history = [entry for entry in trainer.state.log_history if "loss" in entry]
-        metrics = {key: history[-1][key] for key in KEPT_METRICS if history and key in history[-1]}
-        loss = result.training_loss
+        history = step_logs(trainer.state.log_history, "loss")
+        last = history[-self._window :]
+        metrics = {key: float(np.mean([e[key] for e in last])) for key in KEPT_METRICS if all(key in e for e in last)}
+        loss = float(np.mean([entry["loss"] for entry in history]))
         if not np.isfinite(loss):
             raise Diverged(f"the training loss is {loss}: lower learning_rate ({trainer.args.learning_rate:g})")
         return {**metrics, "train_loss": loss}
-
-
-class RememberingChat(LocalChatModel):
-    """Keeps the inputs it has prepared: the alpha search asks one model the same questions again and again."""
-
-    LIMIT = 1 << 30  # bytes
-    remembered: dict
-
-    def prepare(self, requests, texts=None):
-        """As in the base class; whole batches are kept, with their frames, up to a limit."""
-        key = tuple((id(request.frames), request.question, request.system) for request in requests)
-        if texts is not None or any(request.frames is None for request in requests):
-            return super().prepare(requests, texts)
-        if key not in self.remembered:
-            batch = super().prepare(requests)
-            used = sum(size for *_, size in self.remembered.values())
-            size = sum(tensor.nbytes for tensor in batch.values())
-            if used + size > self.LIMIT:
-                return batch
-            # Frames are kept too: as long as they live, nothing else can have their ids.
-            self.remembered[key] = (batch, [request.frames for request in requests], size)
-        return self.remembered[key][0]
-
-
-class ProgressLines(TrainerCallback):
-    """One line now and then: step, rate, time left."""
-
-    def __init__(self, log: Log, label: str, every: float = 5.0):
-        self.log, self.label, self.every = log, label, every
-        self._started = self._last = 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Start the clock."""
-        self._started = self._last = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Say where training is, at most every few seconds."""
-        now = time.monotonic()
-        if state.is_world_process_zero and now - self._last >= self.every:
-            self._last = now
-            rate = state.global_step / (now - self._started)
-            left = (state.max_steps - state.global_step) / rate
-            self.log(f"{self.label}: step {state.global_step}/{state.max_steps}, {rate:.2f} steps/s, {left:.0f} s left")
 
 
 def load_preferences(dataset: str, split: str):
@@ -292,6 +419,15 @@ def load_preferences(dataset: str, split: str):
     if not len(rows):
         raise KitError(f"{dataset}: split '{split}' of 'preferences' has no pairs to train on")
     return rows
+
+
+def load_held_out(dataset: str, split: str):
+    """Held-out pairs, or None when the dataset has none for this split."""
+    try:
+        rows = load_config(dataset, "preferences", split, ("prompt", "chosen", "rejected", "video"))
+    except KitError:
+        return None
+    return rows if len(rows) else None
 
 
 def dataset_fingerprint(dataset: str, rows) -> str:

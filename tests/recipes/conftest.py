@@ -46,6 +46,13 @@ def small_fields(dataset: Path, base: Path) -> dict:
         "sft_weight": 0.2,
         "alphas": [0.0, 0.5],
         "max_new_tokens": 2,
+        "stop_early": False,
+        # An untrained model answers anything; the limits have tests of their own.
+        "max_malformed": 1.0,
+        "max_repeated": 1.0,
+        "max_chosen_drop": 1e9,
+        "max_margin": 1e9,
+        "max_length_ratio": float("inf"),
         "use_cpu": True,
     }
 

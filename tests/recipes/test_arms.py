@@ -11,11 +11,14 @@ import pytest
 from dataset_builder.errors import KitError
 from eval.results import Results, compare
 from eval.stats import holm
-from recipes.arms import ARMS, run_arms
-from recipes.arms_table import DPO_ARMS, format_table
+from recipes.arm_specs import CONTROLS, DEFAULT_ARMS
+from recipes.arms import run_arms
+from recipes.arms_table import format_table
 from recipes.extrapolate import distance
 from recipes.rounds import load_state
 
+ARMS = DEFAULT_ARMS
+DPO_ARMS = tuple(arm for arm in ARMS if arm not in CONTROLS)
 RATES = [5e-4, 2e-3]
 DRAWS = 2_000
 

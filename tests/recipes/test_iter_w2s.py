@@ -144,12 +144,14 @@ def test_lora_rounds(small_module, base, tmp_path):
         if line.startswith("round 1/2: validation"):
             raise KeyboardInterrupt
 
-    from recipes.rounds import Plan, run_rounds
+    from recipes.iter_w2s import plan_of
+    from recipes.rounds import run_rounds
     from recipes.workbench import Workbench
 
     words = ["--config", str(CLONE / TOY), *to_argv({**fields, "output_dir": tmp_path / "again"})]
+    settings = parse(words)
     with pytest.raises(KeyboardInterrupt):
-        run_rounds(Workbench(parse(words), stop), Plan(2, 2, 1e-3), tmp_path / "again")
+        run_rounds(Workbench(settings, stop), plan_of(settings), tmp_path / "again")
     assert sorted(path.name for path in (tmp_path / "again").glob("round-*")) == ["round-1"]
     assert main(words) == 0
     assert contents(tmp_path / "again") == whole, "round 2 went on from fp32 weights, not from the saved bfloat16"
