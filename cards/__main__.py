@@ -1,12 +1,13 @@
-"""``python -m cards release CONFIG.yaml [--seed K] [--dry-run] [--overwrite]``."""
+"""``python -m cards release CONFIG.yaml …`` (the whole road) and ``python -m cards curves RUN PICTURE``."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
-from dataset_builder.errors import run_cli
+from dataset_builder.errors import KitError, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +19,26 @@ def parser() -> argparse.ArgumentParser:
     release.add_argument("--seed", type=int, default=None, help="another seed, in RUN_DIR-seed-K with its own dataset")
     release.add_argument("--dry-run", action="store_true", help="say what would be made and pushed; start nothing")
     release.add_argument("--overwrite", action="store_true", help="replace a dataset made from another config")
+    curves = verbs.add_parser("curves", help="draw the alpha searches of a run of recipes/iter_w2s.py")
+    curves.add_argument("run", metavar="RUN", help="its output_dir")
+    curves.add_argument("picture", metavar="PICTURE", help="a .png or .svg to write")
     return top
+
+
+def draw_curves(run: str, picture: str) -> int:
+    """Draw the saved alpha searches of a run's rounds.
+
+    Raises:
+        KitError: when there are no rounds, or none had a choice.
+    """
+    from cards.alpha_figure import draw
+    from eval.results import read_json
+
+    rounds = read_json(Path(run) / "rounds.json").get("rounds", [])
+    if draw(rounds, picture) is None:
+        raise KitError(f"{run}: no round had a choice between alphas")
+    print(picture)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
 
     def body() -> int:
+        if arguments.verb == "curves":
+            return draw_curves(arguments.run, arguments.picture)
         from cards.release import load_config, plan, release
 
         config = load_config(arguments.config, arguments.seed)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
 
+from cards.arm_notes import arm_context
 from cards.dataset_card import check_card
 from cards.figures import ALT
 from cards.run_folder import Run
+from cards.style import arm_of
 from cards.text import environment
 from dataset_builder.errors import KitError
 
@@ -35,11 +38,7 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
     name = name or run.info.get("name") or run.folder.name
     rounds = run.rounds(arm)
     figures = [figure for figure in MODEL_FIGURES if (run.folder / "figures" / f"{figure}.png").is_file()]
-    better = [
-        other
-        for other, values in run.arms.items()
-        if (values.get("accuracy") or 0) > (run.arms[arm].get("accuracy") or 0)
-    ]
+    adapters = run.adapters(arm)
     body = (
         environment()
         .get_template("model_card.md.j2")
@@ -49,8 +48,13 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
             arm=arm,
             released=run.arms[arm],
             arms=run.arms,
-            better=better,
+            spec=arm_of(arm),
             rounds=rounds,
+            judged_some=any(p.get("accuracy") is None for r in rounds for p in r.get("alpha_curve") or []),
+            adapters=adapters,
+            adapter_base=hub_name(adapters[-1]["base"]) if adapters else None,
+            moved=run.extrapolation,
+            **arm_context(run),
             training=run.training,
             models=run.measured("models"),
             dataset=run.dataset.name,
@@ -65,6 +69,11 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
     text = f"---\n{card_data(run, name)}---\n{body}"
     check_card(text, "model")
     return text
+
+
+def hub_name(base: str | None) -> str | None:
+    """The base an adapter names, if others can find it: NAMESPACE/NAME of the Hub, and no path of this machine."""
+    return base if base and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) and not Path(base).exists() else None
 
 
 def card_data(run: Run, name: str) -> str:

@@ -96,6 +96,27 @@ class ReleaseConfig:
         fields = {**self.filled(self.training), "seed": self.seed}
         return {"base": fields.pop("model_name_or_path", f"{self.run_dir}/models/base"), **fields}
 
+    def arm_names(self) -> list[str]:
+        """The arms that will be compared: named here, else in the training YAML, else the kit's default.
+
+        Raises:
+            KitError: one line that names the file and the arm that does not exist.
+        """
+        from dataset_builder.settings import read_yaml
+        from recipes.arm_specs import DEFAULT_ARMS, parse_arms
+
+        source, names = "training", self.training.get("arm_names")
+        if names is None:
+            source = self.training["config"]
+            names = read_yaml(source).get("arm_names")
+        names = DEFAULT_ARMS if names is None else names
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise KitError(f"{source}: arm_names: expected a list of names, such as [base, dpo, iter_w2s]")
+        try:
+            return [arm.name for arm in parse_arms(names)]
+        except KitError as error:
+            raise KitError(f"{source}: {error}") from None
+
 
 def _fill(value, names: dict[str, str]):
     if isinstance(value, str):
@@ -126,14 +147,16 @@ def load_config(path: str | Path, seed: int | None = None) -> ReleaseConfig:
         raise KitError(f"{path}: training.config: there is no file {recipe}")
     if config.world is None and "model_name_or_path" not in config.training:
         raise KitError(f"{path}: training.model_name_or_path: is missing (there is no 'world' that would make a base)")
+    try:
+        config.arm_names()
+    except KitError as error:
+        raise KitError(f"{path}: {error}") from None
     return config
 
 
 def plan(config: ReleaseConfig) -> str:
     """What a release would make and push, as text. Reads the config only."""
-    from recipes.settings import ARMS
-
-    run, built = config.run_dir, config.build_config()
+    run, built, arms = config.run_dir, config.build_config(), config.arm_names()
     members, judges = [member.name for member in built.zoo], [judge.name for judge in built.judges]
     makes = []
     if config.world is not None:
@@ -145,8 +168,8 @@ def plan(config: ReleaseConfig) -> str:
             f"{config.dataset}/",
             f"preferences, benchmark, responses, questions; judged by {', '.join(judges)}; card",
         ),
-        (f"{run}/arms/", f"{', '.join(arm for arm in ARMS if arm != 'base')}: round-N folders; model card in the last"),
-        (f"{run}/results/", f"answers and verdicts of {', '.join(ARMS)}"),
+        (f"{run}/arms/", f"{', '.join(arm for arm in arms if arm != 'base')}: round-N folders; model card in the last"),
+        (f"{run}/results/", f"answers and verdicts of {'each of them' if len(arms) > 8 else ', '.join(arms)}"),
         (f"{run}/figures/", "PNG and SVG"),
         (f"{run}/", "run.json, arms.json, report.html, summary.json"),
     ]

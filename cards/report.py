@@ -12,14 +12,17 @@ import io
 import re
 from pathlib import Path
 
+from cards.arm_notes import arm_context
 from cards.dataset_card import find_setting, margin_summary
-from cards.figures import ALT, BLUE, GRID, INK, MUTED
+from cards.figures import ALT
 from cards.model_card import accuracy_by_type
 from cards.run_folder import Run
 from cards.stage_log import read_json
+from cards.style import BLUE, FULL, GRID, HALF, INK, MUTED, PAPER, arm_of
 from cards.text import environment
 
-COLOURS = {INK: "--ink", MUTED: "--muted", GRID: "--line", BLUE: "--blue"}
+COLOURS = {INK: "--ink", MUTED: "--muted", GRID: "--line", BLUE: "--blue", PAPER: "--card"}
+WIDE = 72 * (HALF + FULL) / 2  # points; a figure that is wider gets a row of its own
 SAMPLES = 6  # pairs shown with their frames
 SAMPLE_FRAMES = 8
 FRAME_SIDE = 96  # px, at least; small frames grow by a whole factor, so that pixels stay square and sharp
@@ -41,6 +44,7 @@ def render_report(run: Run) -> str:
     """The page as text; the same run gives the same bytes."""
     arm = run.release_arm
     figures = {name: inline_svg(run.folder / "figures" / f"{name}.svg", name) for name in ALT}
+    figures = {name: svg for name, svg in figures.items() if svg}
     return (
         environment()
         .get_template("report.html.j2")
@@ -67,7 +71,10 @@ def render_report(run: Run) -> str:
             min_margin=find_setting(run.provenance, "min_margin"),
             fingerprint=run.info.get("dataset_fingerprint"),
             samples=sample_pairs(run),
-            figures={name: svg for name, svg in figures.items() if svg},
+            figures=figures,
+            wide={name for name, svg in figures.items() if _width(svg) > WIDE},
+            spec=arm_of(arm or "base"),
+            **arm_context(run),
             toy="toy" in {(row.get("source") or "").split("-")[0] for row in run.questions},
             sees_truth=any(judge["name"].startswith("reference") for judge in run.judges),
         )
@@ -97,6 +104,10 @@ def inline_svg(path: Path, name: str) -> str | None:
         inside = inside.replace(colour, f"var({variable})")
     style = f"width:{float(width) * 4 / 3:.0f}px"
     return f'<svg role="img" aria-label="{ALT[name]}" viewBox="0 0 {width} {height}" style="{style}">{inside}'
+
+
+def _width(svg: str) -> float:
+    return float(re.search(r'viewBox="0 0 ([\d.]+) ', svg)[1])
 
 
 def sample_pairs(run: Run, number: int = SAMPLES) -> list[dict]:

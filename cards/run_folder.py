@@ -7,15 +7,17 @@ and ``figures/``; ``run.json`` names the dataset folder. What is missing is None
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from cards.stage_log import read_json
 from dataset_builder.errors import KitError
+from recipes.arm_specs import CONTROLS, SCHEMES
 
-DPO_ARMS = ("dpo", "dpo_expo", "iter", "iter_w2s")
-ARM_ORDER = ("base", "sft_chosen", *DPO_ARMS)
+EXTRAPOLATION = "extrapolation.json"  # what `recipes.extrapolate` writes beside weights it made
+ADAPTER = "adapter"  # folder of a round that holds its LoRA adapter
 
 
 @dataclass
@@ -66,15 +68,15 @@ class Run:
 
     @property
     def arms(self) -> dict[str, dict]:
-        """The arms in the order they are shown."""
+        """The arms in the order they are shown: that of the table, else from simple to complex."""
         arms = self.training.get("arms", {})
-        order = [name for name in self.training.get("order") or ARM_ORDER if name in arms]
+        order = [name for name in self.training.get("order") or sorted(arms, key=_complexity) if name in arms]
         return {name: arms[name] for name in [*order, *(name for name in arms if name not in order)]}
 
     @property
     def release_arm(self) -> str | None:
         """The arm that is released: as ``run.json`` says, else the DPO arm that is best on validation."""
-        return self.info.get("release_arm") or choose_release_arm(self.arms)
+        return self.info.get("release_arm") or choose_release_arm(self.arms, list(self.arms))
 
     @property
     def release_folder(self) -> Path | None:
@@ -89,6 +91,33 @@ class Run:
             if metrics is None:
                 return found
             found.append(metrics)
+        return found
+
+    @property
+    def extrapolation(self) -> dict:
+        """How far each module of the released round moved; empty unless `recipes.extrapolate` left a report there."""
+        return read_json(self.release_folder / EXTRAPOLATION, {}) if self.release_folder else {}
+
+    def adapters(self, arm: str) -> list[dict]:
+        """The LoRA adapters that an arm's rounds hold: round, rank, alpha, modules, base, bytes; empty without any."""
+        found = []
+        for number, _ in enumerate(self.rounds(arm), 1):
+            folder = self.folder / "arms" / arm / f"round-{number}" / ADAPTER
+            config = read_json(folder / "adapter_config.json")
+            if config is None:
+                continue
+            ranks = {config.get("r"), *(config.get("rank_pattern") or {}).values()} - {None}
+            modules = config.get("target_modules") or []
+            found.append(
+                {
+                    "round": number,
+                    "rank": sorted(ranks),
+                    "lora_alpha": config.get("lora_alpha"),
+                    "modules": modules if isinstance(modules, str) else sorted({m.split(".")[-1] for m in modules}),
+                    "base": config.get("base_model_name_or_path"),
+                    "bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+                }
+            )
         return found
 
     def results(self, arm: str) -> dict:
@@ -227,10 +256,35 @@ class Run:
         return list(found.values())
 
 
-def choose_release_arm(arms: dict[str, dict]) -> str | None:
-    """The DPO arm with the highest validation accuracy; the simpler one on a tie, None when there is none."""
-    known = [name for name in DPO_ARMS if arms.get(name, {}).get("validation_accuracy") is not None]
+def may_be_released(name: str, arm: dict) -> bool:
+    """Whether an arm is a trained one: no control, and not one that was stopped before it kept a round."""
+    return name.split("+")[0] not in CONTROLS and arm.get("steps") != 0
+
+
+def choose_release_arm(arms: dict[str, dict], order: Sequence[str] | None = None) -> str | None:
+    """The arm with the highest validation accuracy among those that may be released.
+
+    Args:
+        arms: by name, each with ``validation_accuracy`` (None when it was not measured).
+        order: the simpler of two arms first; it decides ties. By default the order of schemes in `recipes.arm_specs`,
+            without suffixes first.
+
+    Returns:
+        The arm's name; None when no arm may be released.
+    """
+    order = list(order or sorted(arms, key=_complexity))
+    known = [
+        name
+        for name in order
+        if name in arms and may_be_released(name, arms[name]) and arms[name].get("validation_accuracy") is not None
+    ]
     return max(known, key=lambda name: arms[name]["validation_accuracy"]) if known else None
+
+
+def _complexity(name: str) -> tuple[int, int]:
+    """Number of suffixes, then the place among the schemes; what is not known comes last."""
+    scheme, *suffixes = name.split("+")
+    return len(suffixes), list(SCHEMES).index(scheme) if scheme in SCHEMES else len(SCHEMES)
 
 
 def last_round(folder: Path, arm: str) -> Path | None:

@@ -123,12 +123,19 @@ def arms(config: ReleaseConfig, log: StageLog) -> dict:
         return run_arms(run, config.dataset, workers=config.workers, log=log.say, **fields)
 
     def headline(m: dict) -> str:
-        return ", ".join(f"{name} {share(arm['accuracy'])}" for name, arm in m["arms"].items())
+        return ", ".join(f"{name} {share(m['arms'][name]['accuracy'])}" for name in _shown(m))
 
     inputs = [read_yaml(config.training["config"]), fields]
     owns = [run / "arms", run / "results", run / "arms.json"]
     doing = "training and testing every arm"
     return log.run("arms", inputs, [run / "arms.json"], body, headline, owns, doing)
+
+
+def _shown(table: dict) -> list[str]:
+    """All arms for a line of text, or the base and the best on validation when there are many."""
+    arms = table["arms"]
+    best = choose_release_arm(arms, table.get("order"))
+    return list(arms) if len(arms) <= 8 else [name for name in ("base", best) if name in arms]
 
 
 def run_file(config: ReleaseConfig) -> Run:
@@ -146,7 +153,7 @@ def run_file(config: ReleaseConfig) -> Run:
             or read_json(dataset_folder / "provenance.json", {}).get("fingerprint"),
             "arms": list(table.get("arms", {})),
             "evaluator": "models/verifier",
-            "release_arm": choose_release_arm(table.get("arms", {})),
+            "release_arm": choose_release_arm(table.get("arms", {}), table.get("order")),
         },
     )
     return Run(run, dataset_folder)

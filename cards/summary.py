@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from cards.run_folder import Run
 from cards.stage_log import StageLog, write_json
-from cards.text import alphas, count, interval, number, p_value, share
+from cards.text import alphas, count, interval, number, p_value, remark, share
 from dataset_builder.selection.pairs import HELD_OUT
 
 ARM_FIELDS = ("accuracy", "ci95", "p_vs_base", "p_vs_dpo", "alpha", "distance")
+COUNTS = {"steps": "steps", "extra samples": "samples", "judge calls": "judge_calls"}  # heading: field
+COUNT_FIELDS = (*COUNTS.values(), "stopped")
 
 
 def build_summary(run: Run, seconds: dict[str, float], wall_seconds: float) -> dict:
@@ -18,7 +20,7 @@ def build_summary(run: Run, seconds: dict[str, float], wall_seconds: float) -> d
         "drops": run.drops,
         "coverage": control.get("coverage", {"zoo": None, "single": None}),
         "chosen_correct": control.get("chosen_correct", {"zoo": None, "single": None}),
-        "arms": {name: {key: arm.get(key) for key in ARM_FIELDS} for name, arm in run.arms.items()},
+        "arms": {name: {key: arm.get(key) for key in ARM_FIELDS + COUNT_FIELDS} for name, arm in run.arms.items()},
         "release_arm": run.release_arm,
         "test_clips": run.training.get("test_clips"),
         "wall_seconds": wall_seconds,
@@ -46,6 +48,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def summary_text(run: Run, summary: dict) -> str:
     """What the person who ran the release reads at the end."""
     control, models = run.measured("control"), run.measured("models")
+    # steps are equal and nothing else was asked for, unless some arm sampled answers or was stopped
+    uneven = any(arm["samples"] or arm["judge_calls"] or arm["stopped"] for arm in summary["arms"].values())
+    counted = list(COUNTS) if uneven else []
     lines = [
         "",
         f"clips {count(summary['clips'])} · questions {count(summary['questions'])} · "
@@ -68,7 +73,7 @@ def summary_text(run: Run, summary: dict) -> str:
         ),
         "",
         table(
-            ["arm", "accuracy", "95 % interval", "p vs base", "p vs dpo", "alpha per round", "distance"],
+            ["arm", "accuracy", "95 % interval", "p vs base", "p vs dpo", "alpha per round", "distance", *counted],
             [
                 [
                     name + (" *" if name == summary["release_arm"] else ""),
@@ -78,12 +83,14 @@ def summary_text(run: Run, summary: dict) -> str:
                     p_value(arm["p_vs_dpo"]) if name != "dpo" else "–",
                     alphas(arm["alpha"]),
                     number(arm["distance"], 2),
+                    *(count(arm[COUNTS[head]]) for head in counted),
                 ]
                 for name, arm in summary["arms"].items()
             ],
         ),
-        f"  * released (best DPO arm on validation); {count(summary['test_clips'])} test clips; "
+        f"  * released (best trained arm on validation, controls left out); {count(summary['test_clips'])} test clips; "
         "p-values Holm-corrected over all arms",
+        *(f"  {name}: {said}" for name, arm in run.arms.items() if (said := remark(arm))),
         "",
         f'dataset  {run.dataset}/   (load_dataset("{run.dataset}"))',
         f"models   {run.folder}/models/, {run.folder}/arms/",

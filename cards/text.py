@@ -27,13 +27,21 @@ The method is described in [arXiv 2411.16201]({PAPER}); please cite it:
 }}
 ```"""
 
-ARM_WORDS = {
+SCHEME_WORDS = {
     "base": "the model every arm starts from",
     "sft_chosen": "control: supervised training on the chosen answers",
     "dpo": "one run of DPO",
-    "dpo_expo": "the same run, then extrapolated once",
+    "dpo_expo": "that same run of DPO, then extrapolated once",
+    "dpo_matched": "one run of DPO at the learning rate with which it ends as far from the base as iter_w2s",
+    "dpo_on_policy": "one run of DPO; rejected answers are the base's own errors",
     "iter": "iterated DPO, alpha 0 in every round",
     "iter_w2s": "iterated DPO, alpha chosen per round on validation",
+    "iter_on_policy": "iterated DPO, alpha 0, rejected answers sampled before each round from the model as it is then",
+    "iter_w2s_on_policy": "iterated DPO, alpha chosen per round on validation, rejected answers sampled before each",
+}
+SUFFIX_WORDS = {
+    "sft": "with an SFT term on the chosen answers",
+    "visual": "pairs built without ground truth",
 }
 
 
@@ -88,6 +96,55 @@ def alphas(values) -> str:
     return ", ".join(short(value) for value in values) if values else "–"
 
 
+def arm_words(name: str, arms: dict[str, dict] | None = None) -> str:
+    """What an arm is, in a few words made from its scheme and suffixes; empty for a name that means nothing.
+
+    Args:
+        name: of the arm.
+        arms: the table. A variant is then described by what sets it apart from the plain arm where that is shown too,
+            and the weight of its SFT term is said.
+    """
+    arms = arms or {}
+    scheme, *suffixes = name.split("+")
+    if scheme not in SCHEME_WORDS or any(suffix not in SUFFIX_WORDS for suffix in suffixes):
+        return ""
+    words = [f"as {scheme}" if suffixes and scheme in arms else SCHEME_WORDS[scheme]]
+    for suffix in suffixes:
+        weight = arms.get(name, {}).get("sft_weight") if suffix == "sft" else None
+        words.append(SUFFIX_WORDS[suffix] + (f" (weight {weight:g})" if weight else ""))
+    return ", ".join(words)
+
+
+def remark(arm: dict) -> str:
+    """What a reader must know to read an arm's row: why it was stopped, and whether its answers fell apart."""
+    from recipes.guards import GuardLimits
+
+    said, stopped = [], arm.get("stopped")
+    if stopped:
+        said.append(f"stopped {'in ' if stopped.startswith('round') else ''}{stopped}")
+        if arm.get("steps") == 0:
+            said.append("no round was kept, so this is the base")
+    limits, health = GuardLimits(), arm.get("health") or {}
+    for name, what in (("malformed", "empty or unfinished"), ("repeated", "repetitions of themselves")):
+        if (health.get(name) or 0) > getattr(limits, name):
+            said.append(f"{share(health[name], 0)} of its validation answers are {what}")
+    return "; ".join(said)
+
+
+def rate(value) -> str:
+    """A learning rate, 0.000136984 → 0.000137; an arm that has none → –."""
+    return "–" if missing(value) else f"{value:.3g}"
+
+
+def codes(value: str):
+    """Text with `names` between backticks as HTML."""
+    import re
+
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(value))))
+
+
 @cache
 def environment():
     """The Jinja environment over ``cards/templates`` with the filters above; HTML templates are escaped."""
@@ -101,8 +158,9 @@ def environment():
         keep_trailing_newline=True,
         autoescape=lambda name: bool(name) and ".html" in name,
     )
-    for function in (count, share, points, interval, number, short, p_value, alphas):
+    for function in (count, share, points, interval, number, short, p_value, alphas, rate, arm_words, remark):
         made.filters[function.__name__] = function
     made.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
-    made.globals.update(NOT_MEASURED=NOT_MEASURED, PAPER=PAPER, CITATION=CITATION, ARM_WORDS=ARM_WORDS)
+    made.filters["codes"] = codes
+    made.globals.update(NOT_MEASURED=NOT_MEASURED, PAPER=PAPER, CITATION=CITATION)
     return made

@@ -95,21 +95,39 @@ def make_dataset(folder: Path, clips: int = 24) -> dict:
     }
 
 
-def make_arms(run: Path) -> dict:
-    """``arms.json``, ``results/`` and rounds in the form that ``recipes`` writes."""
+def make_arms(run: Path, accuracies: dict[str, float] = ARMS, stopped: tuple[str, ...] = ()) -> dict:
+    """``arms.json``, ``results/`` and rounds in the form that ``recipes`` writes.
+
+    Args:
+        run: the run folder.
+        accuracies: test accuracy by arm.
+        stopped: arms that ended after two of three rounds.
+    """
+    from recipes.arm_specs import parse_arm
+
     arms = {}
-    for place, (name, accuracy) in enumerate(ARMS.items()):
+    for place, (name, accuracy) in enumerate(accuracies.items()):
+        spec = parse_arm(name)
         arm = {"accuracy": accuracy, "ci95": [accuracy - 0.03, accuracy + 0.03], "validation_accuracy": accuracy - 0.01}
         arm |= {"p_vs_base": None if name == "base" else 6e-05, "p_vs_dpo": None if name == "dpo" else 0.0312}
         arm |= {"diff_vs_base": accuracy - ARMS["base"], "diff_vs_dpo": accuracy - ARMS["dpo"], "alpha": []}
-        arm |= {"distance": 0.3 * place, "learning_rate": None if name == "base" else 4e-5, "alpha_curves": []}
+        arm |= {"distance": 0.3 * (place % 11), "learning_rate": None if name == "base" else 4e-5, "alpha_curves": []}
         rates = [] if name == "base" else [(2e-5, accuracy - 0.05), (4e-5, accuracy - 0.01), (8e-5, accuracy - 0.03)]
         arm["lr_search"] = [{"learning_rate": rate, "validation_accuracy": value} for rate, value in rates]
-        rounds = {"dpo": 1, "dpo_expo": 1, "iter": 3, "iter_w2s": 3}.get(name, 0)
+        rounds = 0 if spec.scheme in ("base", "sft_chosen") else 1 if not spec.iterates else 2 if name in stopped else 3
+        own = {"sampled": 480, "judge_calls": 600} if spec.pairs == "on_policy" else {}
         for number in range(1, rounds + 1):
-            grid = ALPHAS if name in ("dpo_expo", "iter_w2s") else (0.0,)
-            curve = [{"alpha": a, "accuracy": accuracy - 0.05 * abs(a - 0.25) - 0.02 * (3 - number)} for a in grid]
-            best = max(curve, key=lambda point: point["accuracy"])
+            grid = ALPHAS if spec.extrapolates else (0.0,)
+            curve = [
+                {
+                    **{"alpha": a, "preference_accuracy": 0.6 + 0.1 * a + 0.02 * number if len(grid) > 1 else None},
+                    **{"preference_margin": 0.1 + a if len(grid) > 1 else None, "accuracy": None},
+                }
+                for a in grid
+            ]
+            for point in curve[:3]:  # the last one is not promising, and nobody judges it
+                point["accuracy"] = accuracy - 0.05 * abs(point["alpha"] - 0.25) - 0.02 * (3 - number)
+            best = max(curve[:3], key=lambda point: point["accuracy"])
             arm["alpha"].append(best["alpha"])
             arm["alpha_curves"].append(curve)
             write_json(
@@ -117,15 +135,21 @@ def make_arms(run: Path) -> dict:
                 {
                     **{"round": number, "alpha": best["alpha"], "alpha_curve": curve, "learning_rate": 4e-5},
                     **{"steps": 15, "distance": 0.2 * number, "validation_accuracy": best["accuracy"], "train": {}},
+                    "pairs": {"pairs": 48, **own},
                 },
             )
+        health = {"malformed": 0.0, "repeated": 0.0, "chosen_logp": -4.0, "margin": 2.0, "mean_length": 1.0}
+        arm |= {"health": None if name == "base" else health, "sft_weight": 0.2 if spec.sft else 0.0}
+        arm |= {"stopped": "after round 2: neither training nor extrapolation has helped" if name in stopped else None}
+        arm |= {"steps": 0 if name == "base" else 30 if name in stopped else 45}
+        arm |= {"samples": own.get("sampled", 0) * rounds, "judge_calls": own.get("judge_calls", 0) * rounds}
         arms[name] = arm
         rows = [
             {"question_id": f"q{n}", "video_id": f"v{n // 3}", "question_type": kind, "correct": int(n < 30 * accuracy)}
             for n, kind in enumerate(("colour", "count", "direction") * 10)
         ]
         write_json(run / "results" / f"{name}.json", {"name": name, "rows": rows})
-    table = {"arms": arms, "order": list(ARMS), "release_arm": "iter_w2s", "test_clips": 300, "test_questions": 900}
+    table = {"arms": arms, "order": list(arms), "release_arm": "iter_w2s", "test_clips": 300, "test_questions": 900}
     return {**table, "draws": 100_000, "seed": 0, "steps": 45}
 
 

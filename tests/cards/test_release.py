@@ -188,7 +188,10 @@ def test_summary_has_the_agreed_fields(made_run):
     ]
     assert set(summary["coverage"]) == set(summary["chosen_correct"]) == {"zoo", "single"}
     for arm in summary["arms"].values():
-        assert set(arm) == {"accuracy", "ci95", "p_vs_base", "p_vs_dpo", "alpha", "distance"}
+        assert set(arm) == {
+            *("accuracy", "ci95", "p_vs_base", "p_vs_dpo", "alpha", "distance"),
+            *("steps", "samples", "judge_calls", "stopped"),
+        }
     assert summary["release_arm"] == "iter_w2s" and summary["questions"] == 72
     assert summary["questions"] == summary["pairs"] + sum(summary["drops"].values())
     text = summary_text(run, summary)
