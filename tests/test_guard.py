@@ -47,6 +47,16 @@ def test_grandchild_is_caught(planted):
     assert OUTSIDE in planted()
 
 
+@pytest.mark.parametrize(("subnet", "refused"), [("127.9.0.0/16", True), ("192.0.2.0/30", False), ("8.0.0.0/8", True)])
+def test_an_exception_names_one_private_subnet(planted, subnet, refused):
+    """TEST-NET-1 counts as private; 8.0.0.0/8 does not, and would not contain the address anyway."""
+    code = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('{OUTSIDE}', 9))"
+    environment = {**os.environ, "MMAIP_V_SOCKET_NET": subnet}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert ("beyond loopback" in run.stderr) == refused
+    assert (OUTSIDE in planted()) == refused
+
+
 def test_loopback_passes():
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname()).close()
