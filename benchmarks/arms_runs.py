@@ -28,7 +28,7 @@ def run_seed(seed: int) -> Path:
     from cards import steps
     from cards.release import load_config
     from cards.stage_log import StageLog
-    from recipes.arms import run_arms
+    from recipes.arms.run import run_arms
 
     config = load_config(WORLD, seed)
     with StageLog(Path(config.run_dir), print) as log:

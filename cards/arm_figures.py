@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cards import alpha_figure
 from cards.run_folder import Run
 from cards.style import FULL, GRID, HALF, INK, MUTED, arm_colour, arm_key, arm_of, marker
-from recipes.arm_specs import CONTROLS
+from recipes.arms.specs import CONTROLS
 
 MANY = 10  # arms above which a figure gets more room
 COLUMNS = 4  # panels side by side at most

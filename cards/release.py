@@ -103,7 +103,7 @@ class ReleaseConfig:
             KitError: one line that names the file and the arm that does not exist.
         """
         from dataset_builder.settings import read_yaml
-        from recipes.arm_specs import DEFAULT_ARMS, parse_arms
+        from recipes.arms.specs import DEFAULT_ARMS, parse_arms
 
         source, names = "training", self.training.get("arm_names")
         if names is None:

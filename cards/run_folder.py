@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cards.stage_log import read_json
 from dataset_builder.errors import KitError
-from recipes.arm_specs import CONTROLS, SCHEMES
+from recipes.arms.specs import CONTROLS, SCHEMES
 
 EXTRAPOLATION = "extrapolation.json"  # what `recipes.extrapolate` writes beside weights it made
 ADAPTER = "adapter"  # folder of a round that holds its LoRA adapter
@@ -266,7 +266,7 @@ def choose_release_arm(arms: dict[str, dict], order: Sequence[str] | None = None
 
     Args:
         arms: by name, each with ``validation_accuracy`` (None when it was not measured).
-        order: the simpler of two arms first; it decides ties. By default the order of schemes in `recipes.arm_specs`,
+        order: the simpler of two arms first; it decides ties. By default the order of schemes in `recipes.arms.specs`,
             without suffixes first.
 
     Returns:

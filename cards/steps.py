@@ -118,7 +118,7 @@ def arms(config: ReleaseConfig, log: StageLog) -> dict:
     run, fields = Path(config.run_dir), config.training_fields()
 
     def body() -> dict:
-        from recipes.arms import run_arms
+        from recipes.arms.run import run_arms
 
         return run_arms(run, config.dataset, workers=config.workers, log=log.say, **fields)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recipes.arm_specs import CONTROLS, Arm, parse_arm
+from recipes.arms.specs import CONTROLS, Arm, parse_arm
 
 # Colours of the light page. report.py swaps the neutral ones for CSS variables, so each is used for one role only.
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5d6672", "#dfe3e8", "#ffffff"
@@ -87,7 +87,7 @@ STYLE = {
 
 
 def arm_of(name: str) -> Arm:
-    """What an arm's name says; a name that `recipes.arm_specs` does not know is a scheme without suffixes."""
+    """What an arm's name says; a name that `recipes.arms.specs` does not know is a scheme without suffixes."""
     from dataset_builder.errors import KitError
 
     try:

@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse and run."""
     settings = parse(sys.argv[1:] if argv is None else argv)
     if settings.script.arms:
-        from recipes.arms import run_parsed
-        from recipes.arms_table import format_table
+        from recipes.arms.run import run_parsed
+        from recipes.arms.table import format_table
 
         if settings.training.world_size > 1:
             raise KitError("--arms shares its runs between --workers, not between distributed processes; start it once")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.errors import KitError, run_cli
-from recipes.arm_specs import DEFAULT_ARMS
+from recipes.arms.specs import DEFAULT_ARMS
 
 # Training arguments that change what is printed or where things go, but not the weights.
 INCIDENTAL = (
@@ -60,7 +60,7 @@ class IterW2SArguments:
         validation_limit: use the first so many validation questions only.
         save_dtype: type of the saved weights; rounds hand over fp32 whatever it is.
         arms: train and evaluate the controls too.
-        arm_names: which (see `recipes/arm_specs.py`); base is always one of them.
+        arm_names: which (see `recipes/arms/specs.py`); base is always one of them.
         learning_rates: candidates of the learning-rate search that every arm gets (with --arms).
         workers: one-thread processes that share the arms' runs (with --arms).
         draws: random sign flips of the paired tests (with --arms).

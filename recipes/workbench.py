@@ -30,7 +30,7 @@ from recipes.alpha import search_alpha
 from recipes.checkpoints import last_step
 from recipes.extrapolate import State, extrapolate, snapshot
 from recipes.guards import GuardLimits, RoundHealth, health
-from recipes.on_policy import BuiltPairs, OnPolicySettings, PairBuilder
+from recipes.on_policy.builder import BuiltPairs, OnPolicySettings, PairBuilder
 from recipes.progress import Log, ProgressLines, StopAtLimits, step_logs
 from recipes.remembering import RememberingChat
 from recipes.round_adapter import RoundAdapter

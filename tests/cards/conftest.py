@@ -103,7 +103,7 @@ def make_arms(run: Path, accuracies: dict[str, float] = ARMS, stopped: tuple[str
         accuracies: test accuracy by arm.
         stopped: arms that ended after two of three rounds.
     """
-    from recipes.arm_specs import parse_arm
+    from recipes.arms.specs import parse_arm
 
     arms = {}
     for place, (name, accuracy) in enumerate(accuracies.items()):

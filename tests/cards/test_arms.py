@@ -20,7 +20,7 @@ from cards.style import FILLS, STYLE, arm_key, marker
 from cards.summary import build_summary, summary_text
 from cards.text import SCHEME_WORDS, SUFFIX_WORDS, arm_words, rate, remark
 from dataset_builder.errors import KitError
-from recipes.arm_specs import CONTROLS, DEFAULT_ARMS, SCHEMES, SUFFIXES
+from recipes.arms.specs import CONTROLS, DEFAULT_ARMS, SCHEMES, SUFFIXES
 from tests.cards.conftest import make_arms
 
 ROOT = Path(__file__).parents[2]

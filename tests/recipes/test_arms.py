@@ -11,9 +11,9 @@ import pytest
 from dataset_builder.errors import KitError
 from eval.results import Results, compare
 from eval.stats import holm
-from recipes.arm_specs import CONTROLS, DEFAULT_ARMS
-from recipes.arms import run_arms
-from recipes.arms_table import format_table
+from recipes.arms.run import run_arms
+from recipes.arms.specs import CONTROLS, DEFAULT_ARMS
+from recipes.arms.table import format_table
 from recipes.extrapolate import distance
 from recipes.rounds import load_state
 

@@ -17,7 +17,7 @@ import torch
 
 from dataset_builder.errors import KitError
 from dataset_builder.models import checkpoint_revision, load_model
-from recipes.arms import to_argv
+from recipes.arms.run import to_argv
 from recipes.extrapolate import distance
 from recipes.rounds import load_state
 from recipes.settings import parse

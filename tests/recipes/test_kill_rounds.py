@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.arms import to_argv
+from recipes.arms.run import to_argv
 from tests.recipes.processes import CLONE, Death, Ended, Warm
 
 STEPS, ROUNDS = 3, 3

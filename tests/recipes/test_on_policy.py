@@ -17,8 +17,8 @@ from dataset_builder.models import ChatReply, load_model
 from dataset_builder.selection.pairs import select_pair
 from dataset_builder.text import normalise
 from dataset_builder.toy import ANSWERS
-from recipes.on_policy import COUNTS, OnPolicySettings, PairBuilder
-from recipes.pair_pool import ROW_COLUMNS
+from recipes.on_policy.builder import COUNTS, OnPolicySettings, PairBuilder
+from recipes.on_policy.pool import ROW_COLUMNS
 from tests.recipes.zoo_world import (
     KNOWN,
     REFERENCE,

@@ -22,9 +22,9 @@ from dataset_builder.models import ChatReply, ChatRequest, LocalChatModel
 from dataset_builder.schema import FEATURES
 from dataset_builder.toy_models import ARCHS, make_tiny
 from eval.runner import MediaIndex, video_source
-from recipes.on_policy import PairBuilder
-from recipes.own_answers import SharedPrompts
-from recipes.pair_pool import ROW_COLUMNS, VerdictMemory
+from recipes.on_policy.answers import SharedPrompts
+from recipes.on_policy.builder import PairBuilder
+from recipes.on_policy.pool import ROW_COLUMNS, VerdictMemory
 from tests.recipes.zoo_world import (
     KNOWN,
     always,

@@ -25,7 +25,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes.arms import to_argv
+from recipes.arms.run import to_argv
 from tests.recipes.processes import CLONE, FSDP2
 
 TOY = str(CLONE / "recipes/configs/toy.yaml")

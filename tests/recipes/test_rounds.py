@@ -10,7 +10,7 @@ import torch
 
 from dataset_builder.errors import KitError
 from dataset_builder.models import load_model
-from recipes.arms import to_argv
+from recipes.arms.run import to_argv
 from recipes.iter_w2s import main
 from recipes.settings import parse
 from tests.recipes.conftest import small_fields

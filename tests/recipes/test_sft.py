@@ -15,7 +15,7 @@ from dataset_builder.errors import KitError, RowError
 from dataset_builder.models import ChatRequest, LocalChatModel
 from dataset_builder.toy import ANSWERS, QUESTIONS, generate_toy
 from dataset_builder.toy_models import ARCHS, make_tiny
-from recipes.arms import to_argv
+from recipes.arms.run import to_argv
 from recipes.rounds import load_state
 from recipes.sft_data import IGNORE, Clip, SFTCollator, Turn, read_clips
 from recipes.video.encoding import ClipEncoder

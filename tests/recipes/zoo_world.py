@@ -11,7 +11,7 @@ from datasets import Dataset
 from dataset_builder.judges import JudgeItem, ReferenceJudge, aggregate
 from dataset_builder.models import ChatReply
 from dataset_builder.schema import FEATURES
-from recipes.on_policy import OnPolicySettings
+from recipes.on_policy.builder import OnPolicySettings
 from tests.recipes.tiny import make_dataset
 
 REFERENCE = {"kind": "reference"}

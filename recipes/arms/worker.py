@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_builder.errors import KitError
 from eval.results import read_json, write_text
-from recipes.arm_specs import SFT_WEIGHT, Arm, parse_arms
+from recipes.arms.specs import SFT_WEIGHT, Arm, parse_arms
 from recipes.settings import Settings
 
 if TYPE_CHECKING:

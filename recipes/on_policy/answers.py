@@ -15,7 +15,7 @@ from dataset_builder.models import ChatRequest, Decoding, LocalChatModel
 from dataset_builder.selection.pairs import EXCLUDING_FLAGS
 from dataset_builder.stages.clips import batch_size
 from dataset_builder.stages.job import block_seed
-from recipes.pair_pool import Answer, Clips, Question
+from recipes.on_policy.pool import Answer, Clips, Question
 
 BLOCK = 64  # answers of one block: one call of the model, one seed
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from eval.results import Results, compare, read_json, write_text
 from eval.stats import holm
-from recipes.arm_specs import CONTROLS, Arm
+from recipes.arms.specs import CONTROLS, Arm
 from recipes.settings import Settings
 
 if TYPE_CHECKING:
-    from recipes.arm_worker import Job
+    from recipes.arms.worker import Job
 
 COMPARATORS = ("base", "dpo")
 

@@ -1,6 +1,6 @@
 """Controls: what each part of iterating and extrapolating brings, with equal optimizer steps and the same search.
 
-Every arm (see :mod:`recipes.arm_specs`) starts from the same base, takes `rounds × max_steps` optimizer steps and
+Every arm (see :mod:`recipes.arms.specs`) starts from the same base, takes `rounds × max_steps` optimizer steps and
 chooses its learning rate among the same candidates on the validation split. The limits of `recipes.guards` are off: an
 arm that collapses shows it. The test split is asked once, when every choice is made. The runs are shared out between
 `--workers` processes of one thread each; a run that is finished is never repeated.
@@ -22,8 +22,8 @@ from typing import Any
 
 from dataset_builder.errors import KitError, run_cli
 from eval.results import read_json, write_text
-from recipes.arm_worker import Job, Worker
-from recipes.arms_table import write_table
+from recipes.arms.table import write_table
+from recipes.arms.worker import Job, Worker
 from recipes.settings import Settings, difference, parse
 
 
@@ -131,7 +131,7 @@ def _spawn(job: Job, workers: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         environment.pop(name, None)
-    command = [sys.executable, "-m", "recipes.arms", str(job.work / "job.json")]
+    command = [sys.executable, "-m", "recipes.arms.run", str(job.work / "job.json")]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) for _ in range(workers)]
     try:
         while any(child.poll() is None for child in children):
@@ -148,7 +148,7 @@ def _spawn(job: Job, workers: int) -> None:
 
 
 def _worker_main() -> int:
-    """Entry of a worker: `python -m recipes.arms JOB.json`, started by :func:`_spawn` only."""
+    """Entry of a worker: `python -m recipes.arms.run JOB.json`, started by :func:`_spawn` only."""
 
     def watch() -> None:
         while os.read(0, 1):  # ends when the parent is gone

@@ -32,8 +32,8 @@ from dataset_builder.stages.clips import batch_size as requests_at_once
 from dataset_builder.stages.local import model_room
 from dataset_builder.text import normalise
 from eval.runner import MediaIndex
-from recipes.own_answers import blocks, sample_own
-from recipes.pair_pool import Answer, Pool, Question, VerdictMemory
+from recipes.on_policy.answers import blocks, sample_own
+from recipes.on_policy.pool import Answer, Pool, Question, VerdictMemory
 
 # A batch of other company moves a score by about 1e-7; what differs less than this is a tie, so that the company of an
 # answer decides nothing.

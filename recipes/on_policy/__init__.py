@@ -1,0 +1,1 @@
+"""Pairs from the current model's own mistakes: its answers, the pool they are compared with, the builder of pairs."""
