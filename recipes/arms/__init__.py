@@ -1,1 +1,1 @@
-"""Controls: what each part of iterating and extrapolating brings; `run.py` starts them, `specs.py` says what each is."""
+"""Controls: what each part of iterating and extrapolating brings. `run.py` starts them, `specs.py` names each."""
