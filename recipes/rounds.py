@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from recipes.workbench import Workbench
 
 SUMMARY = "rounds.json"
+NO_PAIRS = {
+    "fixed": "no answers differ by the margin in the eyes of these judges",
+    "on_policy": "the model makes no error that a pair could be built from",
+}
 HANDOVER = ".handover.safetensors"  # fp32 weights for the next round, when the saved ones are of another type
 
 
@@ -109,7 +113,7 @@ def run_rounds(
         reference = state
         rows, counts = _pairs(bench, plan, number, work)
         if rows is None:
-            stopped = f"round {number}: the model makes no error that a pair could be built from"
+            stopped = f"round {number}: {NO_PAIRS[plan.pairs]}"
         else:
             train, broken = bench.train_dpo(
                 rows, plan.steps, plan.learning_rate, label, plan.sft_weight, work / "steps", limits
@@ -167,6 +171,8 @@ def _pairs(bench: Workbench, plan: Plan, number: int, work: Path):
     count = plan.steps * bench.batch_size
     if plan.pairs == "fixed":
         rows = bench.fixed_rows(plan.judge_names)
+        if not len(rows):
+            return None, {"pairs": 0}
         return bench.schedule(rows, (number - 1) * count, count), {"pairs": len(rows)}
     builder = bench.builder(plan.judge_names)
     stored = work / "pairs.json"

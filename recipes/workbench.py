@@ -158,8 +158,16 @@ class Workbench:
             )
             media = MediaIndex(training.media) if training.media else None
             split = script.dataset_train_split
-            self._builders[key] = PairBuilder(script.dataset_name, split, asked, media, self.device, log=self._note)
+            builder = PairBuilder(script.dataset_name, split, asked, media, self.device, log=self._note)
+            if self._verdicts(key).exists():
+                builder.verdicts.load(self._verdicts(key))  # asked before a stop
+            self._builders[key] = builder
         return self._builders[key]
+
+    def _verdicts(self, judge_names: Sequence[str] | None) -> Path:
+        """Where the verdicts on fresh answers are kept."""
+        names = "all" if judge_names is None else "-".join(judge_names)
+        return Path(self.settings.training.output_dir) / "references" / f"verdicts-{names}.json"
 
     def fixed_rows(self, judge_names: Sequence[str] | None = None):
         """The dataset's pairs, or pairs of the zoo's stored answers by these judges alone."""
@@ -176,6 +184,8 @@ class Workbench:
         chat = RememberingChat(self.model, self.processor, "policy", "own", self.device)
         chat.remembered = {}
         built = builder.on_policy(chat, question_ids, seed) if self.rank == 0 else None
+        if built is not None:
+            builder.verdicts.save(self._verdicts(judge_names))
         if self.world == 1:
             return built
         pairs, counts = self.share((built.pairs, built.counts) if built else None)

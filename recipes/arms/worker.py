@@ -213,6 +213,10 @@ class Worker:
         target = _distance(job.chosen(arm.sibling("iter_w2s")))
         known = job.chosen(arm.sibling("dpo"))
         rate, moved = known["learning_rate"], _distance(known)
+        if math.isnan(target) or math.isnan(moved):
+            unmoved = {"arm": arm.name, "source": "try-0", "stopped": "an arm it is matched to could not be trained"}
+            write_text(unit.done, json.dumps({**known, **unmoved, "rounds": []}, indent=1) + "\n")
+            return
         for attempt in range(3):
             rate *= target / moved if moved else 1.0
             record = self._train(arm, rate, unit.done.parent / f"try-{attempt}", f"{unit.name}-{attempt + 1}")
@@ -229,13 +233,16 @@ class Worker:
         write_text(unit.done, json.dumps(record, indent=1) + "\n")
 
     def _train(self, arm: Arm, rate: float, folder: Path, name: str) -> dict[str, Any]:
-        from recipes.rounds import SUMMARY, run_rounds
+        from recipes.rounds import NO_PAIRS, SUMMARY, run_rounds
         from recipes.workbench import Diverged
 
         record: dict[str, Any] = {"arm": arm.name, "learning_rate": rate, "stopped": None}
         try:
             if arm.scheme == "sft_chosen":
-                rounds = [self._sft(folder, arm, rate, name)]
+                rounds = self._sft(folder, arm, rate, name)
+                if not rounds:
+                    record["stopped"] = NO_PAIRS["fixed"]
+                    record["base_accuracy"] = self.bench.base_metrics()["validation_accuracy"]
             else:
                 plan = self.job.plan(arm, rate)
                 if arm.scheme == "dpo_matched":
@@ -250,14 +257,14 @@ class Worker:
             record |= {"validation_accuracy": None, "rounds": [], FAILED: str(error)}
         return record
 
-    def _sft(self, folder: Path, arm: Arm, rate: float, name: str) -> dict[str, Any]:
+    def _sft(self, folder: Path, arm: Arm, rate: float, name: str) -> list[dict[str, Any]]:
         bench, steps = self.bench, self.job.steps
         bench.load(bench.theta_base)
-        rows = bench.schedule(
-            bench.fixed_rows(self.job.visual_judges() if arm.visual else None), 0, steps * bench.batch_size
-        )
-        train = bench.train_sft(rows, steps, rate, name)
-        return self._place(folder / "round-1", {"learning_rate": rate, "train": train})
+        rows = bench.fixed_rows(self.job.visual_judges() if arm.visual else None)
+        if not len(rows):
+            return []
+        train = bench.train_sft(bench.schedule(rows, 0, steps * bench.batch_size), steps, rate, name)
+        return [self._place(folder / "round-1", {"learning_rate": rate, "train": train})]
 
     def _place(self, folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
         """Save the model as it is now as the only round of a run."""
@@ -301,12 +308,16 @@ class Worker:
         elif arm.scheme == "dpo_expo":
             searched = arm.sibling("dpo")
             best = job.chosen(searched)
-            record |= {"lr_search": _search(job.search(searched)), "learning_rate": best["learning_rate"]}
-            state = load_state(job.candidate(searched, best["learning_rate"]) / "round-1")
-            state, choice = bench.choose_alpha(state, bench.theta_base, script.alphas, arm.name)
-            choice |= {"learning_rate": best["learning_rate"], "distance": distance(state, bench.theta_base)}
-            record["rounds"] = [self._place(folder / "round-1", choice)]
-            record["validation_accuracy"] = choice["validation_accuracy"]
+            record |= {"lr_search": _search(job.search(searched))}
+            record |= {n: best[n] for n in ("learning_rate", "validation_accuracy", "stopped")}
+            if best["rounds"]:
+                state = load_state(job.candidate(searched, best["learning_rate"]) / "round-1")
+                state, choice = bench.choose_alpha(state, bench.theta_base, script.alphas, arm.name)
+                choice |= {"learning_rate": best["learning_rate"], "distance": distance(state, bench.theta_base)}
+                record["rounds"] = [self._place(folder / "round-1", choice)]
+                record["validation_accuracy"] = choice["validation_accuracy"]
+            else:
+                bench.load(bench.theta_base)
         else:
             if arm.scheme == "dpo_matched":
                 best = read_json(job.work / arm.name / "candidate.json")

@@ -242,7 +242,7 @@ class VerdictMemory:
         """Write the verdicts that were asked for (not those that the dataset holds); whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.tmp")
+        new = path.with_name(f".{path.name}.{os.getpid()}")
         new.write_text(json.dumps([[*key, self._known[key]] for key in self._asked]) + "\n", encoding="utf-8")
         new.replace(path)
 

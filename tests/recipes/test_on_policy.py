@@ -28,6 +28,7 @@ from tests.recipes.zoo_world import (
     copied,
     make_world,
     quiet,
+    spied,
     text,
     write,
 )
@@ -210,17 +211,6 @@ def verifier(tmp_path_factory) -> Path:
     from dataset_builder.toy_models import save_tiny
 
     return save_tiny("qwen2_vl", tmp_path_factory.mktemp("on-policy") / "verifier", seed=7)
-
-
-def spied(builder) -> list:
-    """What the builder's judges receive from now on: (judge, item), scored for real."""
-    seen = []
-    for judge in builder._judges():
-        real = judge.score
-        judge.score = lambda items, judge=judge, real=real: (seen.extend((judge.name, i) for i in items), real(items))[
-            1
-        ]
-    return seen
 
 
 def test_without_the_reference_judge_no_judge_sees_a_reference(world, verifier):

@@ -31,6 +31,7 @@ from tests.recipes.zoo_world import (
     copied,
     make_world,
     quiet,
+    spied,
     write,
 )
 
@@ -102,7 +103,9 @@ def test_saved_pairs_and_verdicts_come_back(world, tmp_path):
     assert loaded.counts == built.counts and loaded.rows._fingerprint == built.rows._fingerprint
     assert loaded.rows.to_list() == built.rows.to_list()
     fresh.verdicts.load(tmp_path / "verdicts.json")
-    assert fresh.on_policy(always("zzz", "yyy"), fresh.question_ids, seed=0).counts["judge_calls"] == 0
+    seen = spied(fresh)
+    assert fresh.on_policy(always("zzz", "yyy"), fresh.question_ids, seed=0).counts == built.counts
+    assert not seen, "every verdict was known"
     fresh.verdicts.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == (tmp_path / "verdicts.json").read_text()
     for damaged in ("{", "[[1, 2]]", '{"pairs": [{"question_id": "gone"}], "counts": {}}'):

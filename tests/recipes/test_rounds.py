@@ -161,3 +161,18 @@ def test_wrong_values_are_one_line(fields, given, said, tmp_path):
     words = ["--config", str(plain), *to_argv({**fields, **given})]
     with pytest.raises(KitError, match=said):
         parse(words).limits()
+
+
+def test_judges_that_see_no_difference_leave_the_base(fields, world, monkeypatch):
+    from recipes.on_policy.builder import PairBuilder
+
+    real = PairBuilder.from_zoo
+    monkeypatch.setattr(PairBuilder, "from_zoo", lambda self: real(self, question_ids=[]))
+    summary = run({**fields, "judge_names": ["reference"]})
+    assert summary["rounds"] == [] and summary["stopped"].startswith("round 1: no answers differ by the margin")
+
+
+def test_verdicts_on_fresh_answers_are_kept_with_the_run(fields):
+    run({**fields, "pairs": "on_policy", "own_samples": 2, "rounds": 1})
+    kept = json.loads((fields["output_dir"] / "references" / "verdicts-all.json").read_text())
+    assert all(entry[0] == "reference" for entry in kept)

@@ -101,3 +101,14 @@ def colour_questions(builder) -> list[str]:
 def copied(world: Path, target: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(world, target / "copy"))
+
+
+def spied(builder) -> list:
+    """What the builder's judges receive from now on: (judge, item), scored for real."""
+    seen = []
+    for judge in builder._judges():
+        real = judge.score
+        judge.score = lambda items, judge=judge, real=real: (seen.extend((judge.name, i) for i in items), real(items))[
+            1
+        ]
+    return seen
