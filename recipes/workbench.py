@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import copy
 import gc
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import IntervalStrategy
 
 from dataset_builder.errors import KitError
-from dataset_builder.loading import load_config
 from dataset_builder.models import load_model
 from eval.results import Results
 from eval.runner import BenchmarkItem, FramesCache, MediaIndex, evaluate, greedy, load_benchmark
 from recipes.alpha import search_alpha
 from recipes.checkpoints import last_step
+from recipes.data import dataset_fingerprint, load_held_out, load_preferences
 from recipes.extrapolate import State, extrapolate, snapshot
 from recipes.guards import GuardLimits, RoundHealth, health
 from recipes.on_policy.builder import BuiltPairs, OnPolicySettings, PairBuilder
@@ -417,41 +416,6 @@ class Workbench:
         if not np.isfinite(loss):
             raise Diverged(f"the training loss is {loss}: lower learning_rate ({trainer.args.learning_rate:g})")
         return {**metrics, "train_loss": loss}
-
-
-def load_preferences(dataset: str, split: str):
-    """The `preferences` config with undecoded videos.
-
-    Raises:
-        KitError: when there is no such dataset, config or split, or it is empty.
-    """
-    rows = load_config(dataset, "preferences", split, ("prompt", "chosen", "rejected", "video"))
-    if not len(rows):
-        raise KitError(f"{dataset}: split '{split}' of 'preferences' has no pairs to train on")
-    return rows
-
-
-def load_held_out(dataset: str, split: str):
-    """Held-out pairs, or None when the dataset has none for this split."""
-    try:
-        rows = load_config(dataset, "preferences", split, ("prompt", "chosen", "rejected", "video"))
-    except KitError:
-        return None
-    return rows if len(rows) else None
-
-
-def dataset_fingerprint(dataset: str, rows) -> str:
-    """16 hex digits over the content of a dataset folder's Parquet files; for a Hub dataset, datasets' own."""
-    folder = Path(dataset)
-    if not folder.is_dir():
-        return str(rows._fingerprint)
-    digest = hashlib.sha256()
-    for config in ("preferences", "benchmark"):
-        for path in sorted((folder / config).glob("*.parquet")):
-            with path.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{config}/{path.name}\0{content}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _revision(model) -> str | None:

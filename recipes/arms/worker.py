@@ -64,7 +64,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the arms' results."""
         from dataset_builder.models import checkpoint_revision
-        from recipes.workbench import dataset_fingerprint
+        from recipes.data import dataset_fingerprint
 
         base, script = self.settings.model.model_name_or_path, self.settings.script
         return {

@@ -29,7 +29,7 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def rows(dataset):
     """The dataset's pairs with undecoded videos."""
-    from recipes.workbench import load_preferences
+    from recipes.data import load_preferences
 
     return load_preferences(str(dataset), "train")
 
