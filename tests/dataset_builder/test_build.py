@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -127,7 +128,9 @@ def test_places_that_cannot_be_written_are_one_line(world, tmp_path, capsys, mon
 def test_ctrl_c_is_one_line_with_two_workers(world, tmp_path):
     with open(tmp_path / "log", "w") as log:
         words = command("build", world, "--output", tmp_path / "mmaip-v", "--workers", 2, "--quiet")
-        process = subprocess.Popen(words, env=environment(), stdout=log, stderr=log)
+        # A suite that was started in the background ignores Ctrl-C, and its children would too.
+        listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(words, env=environment(), stdout=log, stderr=log, preexec_fn=listen)
         while not list(tmp_path.glob(".mmaip-v-work/stages/sampling/*/*.jsonl")):
             assert process.poll() is None
             time.sleep(0.01)
