@@ -388,6 +388,7 @@ class Workbench:
 
     def _note(self, line: str) -> None:
         """An announcement of the trainer, once for all rounds."""
+        line = line.removeprefix("note: ")
         if line not in self._noted:
             self._noted.add(line)
             self.log(f"note: {line}")
