@@ -32,7 +32,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import torch
 from accelerate.utils import gather_object, is_peft_model
 from trl import DPOConfig, DPOTrainer
-from trl.trainer.utils import hash_module
 
 from dataset_builder.errors import KitError
 from eval.runner import MediaIndex
@@ -358,7 +357,6 @@ __all__ = [
     "VideoDPOTrainer",
     "VideoSFTCollator",
     "freeze_vision",
-    "hash_module",
     "make_encoder",
     "text_linear_names",
 ]

@@ -203,7 +203,9 @@ class Workbench:
         """
         choice = measured = None
         if self.rank == 0:
-            split, at, judged = self.settings.script.validation_split, [math.nan], {}
+            split, at = self.settings.script.validation_split, [math.nan]
+            replies: dict[float, list] = {}
+            scores: dict[float, PreferenceScore] = {}
 
             def move(alpha: float) -> None:
                 if at[0] != alpha:
@@ -212,21 +214,20 @@ class Workbench:
 
             def preference(alpha: float) -> tuple[float, float]:
                 move(alpha)
-                score = self.held_out_score()
-                return score.accuracy, score.margin
+                scores[alpha] = self.held_out_score()
+                return scores[alpha].accuracy, scores[alpha].margin
 
             def answer(alpha: float) -> float:
                 move(alpha)
-                judged[alpha] = self.evaluate(split, name).accuracy.mean
+                accuracy = self.evaluate(split, name).accuracy.mean
                 replies[alpha] = self.replies
-                return judged[alpha]
+                return accuracy
 
-            replies: dict[float, list] = {}
             keep = self.settings.script.judged_alphas
             ranked = preference if keep is not None and keep + 1 < len(alphas) and self.held_out is not None else None
             choice = search_alpha(alphas, ranked, answer, keep)
             move(choice.alpha)
-            measured = self.measure_health(replies[choice.alpha], likelihoods=guarded)
+            measured = self.measure_health(replies[choice.alpha], guarded, scores.get(choice.alpha))
         choice, measured = self.share((choice, measured))
         state = extrapolate(theta, theta_ref, choice.alpha)
         self.load(state)
@@ -248,11 +249,20 @@ class Workbench:
             self._base_metrics = self.share(found)
         return self._base_metrics
 
-    def measure_health(self, replies: list, likelihoods: bool = True) -> RoundHealth:
-        """Health of the model as it is now; `replies` are its answers to validation questions."""
+    def measure_health(
+        self, replies: list, likelihoods: bool = True, score: PreferenceScore | None = None
+    ) -> RoundHealth:
+        """Health of the model as it is now.
+
+        Args:
+            replies: its answers to validation questions.
+            likelihoods: look at held-out pairs too.
+            score: of these, if it is known.
+        """
         if not likelihoods:
             return health(replies, math.nan, math.nan)
-        score = self.held_out_score() if self.held_out is not None else None
+        if score is None and self.held_out is not None:
+            score = self.held_out_score()
         return health(replies, *((score.chosen_logp, score.margin) if score else (0.0, 0.0)))
 
     def held_out_score(self) -> PreferenceScore:

@@ -16,11 +16,10 @@ import torch
 from recipes.video import attention
 from recipes.video.features import FeatureStore
 from recipes.video.sharding import most
-from recipes.video.vision import clip_features, encoder_outputs, is_frozen, is_stored, takes_features
+from recipes.video.vision import clip_features, encoder_outputs, is_frozen, is_stored
 
 # Model types whose shared layout equals the plain one in the tests. The text models are dense decoders.
 FAMILIES = ("internvl", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
-PAIR_KEYS = ("clips", "clip_keys", "clip_index", "prompt_ids", "prompt_mask", "prompt_types")
 
 
 def why_not_shared(model) -> str | None:
@@ -52,7 +51,6 @@ class PairForward:
         self.model, self.backbone, self.share, self.store = model, model.base_model, share, store
         self.model_type = model.config.model_type
         self.original = self.backbone.forward
-        self.takes_features = takes_features(self.backbone)
         rope = getattr(self.backbone, "get_rope_index", None)
         self._rope_names = set(inspect.signature(rope).parameters) if rope else set()
         self.frozen = is_frozen(model)  # asked again by the trainer once adapters are in
