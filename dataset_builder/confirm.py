@@ -20,6 +20,7 @@ from dataset_builder.stages.local import judge_item, model_room
 from dataset_builder.table import QuestionTable
 
 STAGE = "confirming"
+_AT_ONCE = 16  # pairs whose frames are in memory together, for a local judge
 
 
 class Confirmer:
@@ -49,7 +50,7 @@ class Confirmer:
             pairs: ``{question_id, chosen, rejected, …}`` in the table's order.
 
         Returns:
-            One ``confirmed: bool, error: str | None`` a pair. A video that cannot be read is an error.
+            One ``confirmed: bool, flipped: bool, error: str | None`` a pair. A video that cannot be read is an error.
         """
         asked = [(self._question(pair["question_id"]), pair) for pair in pairs]
         content = [[q["question"], q["answers"], q["sha256"], p["chosen"], p["rejected"]] for q, p in asked]
@@ -80,8 +81,13 @@ class Confirmer:
             self._judge = make_pair_judge(self.config, self.cache, self.device)
         if self._judge.is_endpoint:
             return asyncio.run(self._ask_endpoint(asked))
-        with model_room(1):
-            return [self._plain(self._judge.confirm, items) for items in map(self._items, asked)]
+        rows = []
+        for start in range(0, len(asked), _AT_ONCE):
+            items = list(map(self._items, asked[start : start + _AT_ONCE]))
+            with model_room(1):
+                found = iter(self._judge.compare_many([pair for pair in items if not isinstance(pair, KitError)]))
+            rows += [_row(error=str(pair)) if isinstance(pair, KitError) else _row(next(found)) for pair in items]
+        return rows
 
     async def _ask_endpoint(self, asked: list[tuple[dict, dict]]) -> list[dict]:
         gate = asyncio.Semaphore(self.config.endpoint.concurrency)
@@ -108,10 +114,6 @@ class Confirmer:
         if isinstance(clip, KitError):
             return clip
         return tuple(judge_item(question, {"response": pair[side]}, clip) for side in ("chosen", "rejected"))
-
-    @staticmethod
-    def _plain(confirm: Any, items: Any) -> dict:
-        return _row(error=str(items)) if isinstance(items, KitError) else _row(confirm(*items))
 
 
 def _row(result: Any = None, error: str | None = None) -> dict:

@@ -29,7 +29,7 @@ JUDGE_TOKENS = 320  # of a judge's instructions, question, references and answer
 LOCAL_FRAME_TOKENS = 256  # of one frame, for local models, whose price is nothing
 ANSWER_BYTES = 900  # of one stored answer with its settings
 SCORE_BYTES = 260  # of one stored score with its reason
-CRITERIA = {"reference": 2, "visual": 1, "vlm": 4}
+CRITERIA = {"reference": 2, "visual": 1, "vlm": 4, "vqa": 2, "video_chatgpt": 2, "hound": 2}
 STAGES = ("asking", "sampling", "judging", "confirming")
 
 
@@ -156,7 +156,7 @@ def estimate(
         if judge.kind == "reference":
             rows.append(Row(judge.name, "judging", "no model", 0, 0, 0, 0, 0.0, 0.0))
             continue
-        shape = (answers, judge.num_frames, JUDGE_TOKENS, getattr(judge, "max_new_tokens", 1))
+        shape = (answers, getattr(judge, "num_frames", 0), JUDGE_TOKENS, getattr(judge, "max_new_tokens", 1))
         rows.append(_row(judge.name, "judging", getattr(judge, "endpoint", None), shape, latency, local_seconds))
     confirm = config.pairs.confirm
     if confirm is not None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from dataset_builder import __version__
 from dataset_builder.assemble import Facts, settings_of
-from dataset_builder.errors import KitError
 from dataset_builder.settings import BuildConfig
 from dataset_builder.stages import SHARD_SCHEMA, fingerprint
 from dataset_builder.stages.job import Job, is_remote
@@ -48,32 +47,11 @@ def what_is_sent(endpoint: dict) -> dict:
     return {key: value for key, value in endpoint.items() if key not in _OPERATION}
 
 
-def model_revision(name_or_path: str, revision: str | None = None) -> str:
-    """Content hash of a checkpoint folder, or the commit a Hub id stands for, without loading the model.
-
-    Raises:
-        KitError: there is no such checkpoint.
-    """
-    from dataset_builder.models import checkpoint_revision
-
-    path = Path(name_or_path)
-    if path.exists() or str(name_or_path).startswith(("/", "./", "../")) or str(name_or_path).count("/") != 1:
-        if not path.is_dir():
-            raise KitError(f"{name_or_path}: there is no checkpoint folder here")
-        return checkpoint_revision(path)
-    from huggingface_hub import hf_hub_download
-
-    try:
-        file = Path(hf_hub_download(str(name_or_path), "config.json", revision=revision))
-    except Exception as error:  # the Hub's client raises many kinds, all of which mean the same here
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise KitError(f"{name_or_path}: neither a checkpoint folder nor a model on the Hub: {reason}") from None
-    return file.parent.name  # …/snapshots/COMMIT/config.json
-
-
 def identity(entry: Any) -> dict:
     """What stands for the weights behind a member or judge: a revision, or an endpoint's model and what it is sent."""
     if getattr(entry, "endpoint", None) is None:
+        from dataset_builder.models import model_revision
+
         return {"revision": model_revision(entry.model, entry.revision)}
     from dataset_builder.models import served_name
 
@@ -102,13 +80,13 @@ def make_judges(specs: list[Any]) -> list[dict]:
 def judge_code(spec: Any) -> Any:
     """What of a judge's code determines its scores: its prompt, or the revision of its rules."""
     if spec.kind == "visual":
-        from dataset_builder.judges.visual import VERIFIER_PROMPT
+        from dataset_builder.judges.visual import REFERENCE_PROMPT, VERIFIER_PROMPT
 
-        return VERIFIER_PROMPT
-    if spec.kind == "vlm":
+        return [VERIFIER_PROMPT, REFERENCE_PROMPT] if spec.use_references else VERIFIER_PROMPT
+    if spec.kind != "reference":
         from dataset_builder.judges.prompts import prompt_hash
 
-        return prompt_hash()
+        return prompt_hash(spec.kind)
     from dataset_builder.judges import ReferenceJudge
 
     judge = ReferenceJudge()
@@ -148,6 +126,7 @@ def build_fingerprint(config_key: str, job: Job, table: QuestionTable, rejected:
 
 def provenance(config: BuildConfig, job: Job, config_key: str, key: str, limit: int | None, facts: Facts) -> dict:
     """What ``provenance.json`` says of how the dataset was made; no path of the machine it was made on."""
+    from dataset_builder.models import served_name
 
     def judged(name: str) -> dict:
         found = sorted((revision, settings) for judge, revision, settings in facts.judged if judge == name)
@@ -189,6 +168,7 @@ def provenance(config: BuildConfig, job: Job, config_key: str, key: str, limit: 
                 "name": j["name"],
                 "weight": j["spec"].get("weight", 1.0),
                 "kind": j["spec"]["kind"],
+                "model": served_name(j["spec"]["model"]) if "model" in j["spec"] else None,
                 "endpoint": is_remote(j),
                 **judged(j["name"]),
             }

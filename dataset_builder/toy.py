@@ -86,7 +86,7 @@ def draw_scene(rng: random.Random) -> Scene:
     )
 
 
-def _stamp(shape: str) -> np.ndarray:
+def stamp(shape: str) -> np.ndarray:
     """The shape as a bool mask of 14×14 px, large enough to be learnable at this resolution."""
     n = 14
     mask = np.ones((n, n), dtype=bool)
@@ -106,7 +106,7 @@ def render(scene: Scene) -> np.ndarray:
         uint8 frames [8, 32, 32, 3], RGB.
     """
     frames = np.full((FRAMES, SIZE, SIZE, 3), scene.background, dtype=np.uint8)
-    mask, colour = _stamp(scene.shape), np.array(COLOURS[scene.colour], dtype=np.uint8)
+    mask, colour = stamp(scene.shape), np.array(COLOURS[scene.colour], dtype=np.uint8)
     n = mask.shape[0]
     dx, dy = DIRECTIONS[scene.direction]
     centre = (SIZE - n) // 2

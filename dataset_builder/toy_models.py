@@ -58,8 +58,8 @@ def _qwen(arch: str) -> bool:
 
 
 @cache
-def _bpe() -> str:
-    """A byte-level BPE whose merges cover the toy world's words; any other text falls back to bytes. As JSON."""
+def _bpe(*texts: str) -> str:
+    """A byte-level BPE whose merges cover the toy world's words, and these texts'; others fall back to bytes. JSON."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -69,22 +69,22 @@ def _bpe() -> str:
     judging = [" Answer: ", " Right, yes or no?", "yes", "no"]
     special = [*SPECIAL.values(), *ROLES, "<|image_pad|>", "<|video_pad|>", "<image>", "<video>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=512,
+        vocab_size=1024 if texts else 512,
         min_frequency=1,
         special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*corpus(), *frames, *judging] * 2, trainer)
+    tokenizer.train_from_iterator([*corpus(), *frames, *judging, *texts] * 2, trainer)
     return tokenizer.to_str()
 
 
-def _tokenizer(arch: str):
+def _tokenizer(arch: str, texts: tuple[str, ...]):
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_bpe()),
+        tokenizer_object=Tokenizer.from_str(_bpe(*texts)),
         pad_token=SPECIAL["pad_token"],
         eos_token=SPECIAL["eos_token"],
         padding_side="left",
@@ -108,10 +108,10 @@ def _template(arch: str) -> str:
     return TEMPLATE.replace("VIDEO", video).replace("IMAGE", image)
 
 
-def _processor(arch: str):
+def _processor(arch: str, texts: tuple[str, ...]):
     import transformers as tf
 
-    tokenizer, template = _tokenizer(arch), _template(arch)
+    tokenizer, template = _tokenizer(arch, texts), _template(arch)
     if _qwen(arch):
         kind = "Qwen3VL" if arch == "qwen3_vl" else "Qwen2VL"
         name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
@@ -227,12 +227,13 @@ def _config(arch: str, tokenizer):
     )
 
 
-def make_tiny(arch: str, seed: int = 0):
+def make_tiny(arch: str, seed: int = 0, texts: tuple[str, ...] = ()):
     """Make an untrained tiny model and its processor.
 
     Args:
         arch: one of :data:`ARCHS`.
         seed: of the weights.
+        texts: further texts that the tokenizer should know by the word, such as the prompts of a judge.
 
     Returns:
         (model in fp32 and eval mode, processor).
@@ -245,7 +246,7 @@ def make_tiny(arch: str, seed: int = 0):
     import torch
     from transformers import AutoModelForImageTextToText
 
-    processor = _processor(arch)
+    processor = _processor(arch, texts)
     config = _config(arch, processor.tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
         questions = list(islice(QuestionTable(Path(scratch) / "questions.arrow"), args.questions))
         for spec in specs:
             judge = make_judge(asdict(spec))
+            clips = [sample_frames(q["path"], judge.num_frames) if judge.needs_frames else None for q in questions]
             items = [
-                JudgeItem(q["question"], q["answers"], sample_frames(q["path"], judge.num_frames), "I do not know.")
-                for q in questions
+                JudgeItem(q["question"], q["answers"], clip, "I do not know.") for q, clip in zip(questions, clips)
             ]
             with model_room(1):
                 report = measure_injections(judge, items, progress=True)

@@ -17,12 +17,30 @@ from dataset_builder.judges.base import (
     make_scores,
     settings_hash,
 )
-from dataset_builder.judges.pairwise import PairJudge, PairVerdict, make_pair_judge
-from dataset_builder.judges.parsing import CHOICE_SCHEMA, VERDICT_SCHEMA, parse_choice, parse_verdict
+from dataset_builder.judges.legacy import HoundJudge, VideoChatGPTJudge
+from dataset_builder.judges.legacy_parsing import parse_hound, parse_video_chatgpt
+from dataset_builder.judges.pairwise import PairJudge, PairVerdict, make_pair_judge, pair_summary
+from dataset_builder.judges.parsing import (
+    CHOICE_SCHEMA,
+    VERDICT_SCHEMA,
+    VQA_SCHEMA,
+    parse_choice,
+    parse_verdict,
+    parse_vqa,
+)
 from dataset_builder.judges.reference import ReferenceJudge
 from dataset_builder.judges.visual import VERIFIER_PROMPT, VisualJudge
 from dataset_builder.judges.vlm import VLMJudge
-from dataset_builder.settings import JudgeConfig, ReferenceJudgeConfig, VisualJudgeConfig, parse_judge
+from dataset_builder.judges.vqa import VQAJudge
+from dataset_builder.settings import (
+    HoundJudgeConfig,
+    JudgeConfig,
+    ReferenceJudgeConfig,
+    VideoChatGPTJudgeConfig,
+    VisualJudgeConfig,
+    VQAJudgeConfig,
+    parse_judge,
+)
 
 if TYPE_CHECKING:
     from dataset_builder.models import CallCache
@@ -31,7 +49,9 @@ __all__ = [
     "CHOICE_SCHEMA",
     "VERDICT_SCHEMA",
     "VERIFIER_PROMPT",
+    "VQA_SCHEMA",
     "Criterion",
+    "HoundJudge",
     "Judge",
     "JudgeItem",
     "PairJudge",
@@ -39,6 +59,8 @@ __all__ = [
     "ReferenceJudge",
     "Score",
     "VLMJudge",
+    "VQAJudge",
+    "VideoChatGPTJudge",
     "VisualJudge",
     "aggregate",
     "disagreement",
@@ -47,8 +69,12 @@ __all__ = [
     "make_judge",
     "make_pair_judge",
     "make_scores",
+    "pair_summary",
     "parse_choice",
+    "parse_hound",
     "parse_verdict",
+    "parse_video_chatgpt",
+    "parse_vqa",
     "settings_hash",
 ]
 
@@ -57,8 +83,8 @@ def make_judge(spec: Mapping[str, Any] | JudgeConfig, device: str = "auto", cach
     """Make a judge from an entry of a configuration's ``judges``.
 
     Args:
-        spec: ``{"kind": "reference" | "visual" | "vlm", ...}``; the keys are the fields of the dataclasses in
-            :mod:`dataset_builder.settings.judges`.
+        spec: ``{"kind": "reference" | "visual" | "vlm" | "vqa" | "video_chatgpt" | "hound", ...}``; the keys are the
+            fields of the dataclasses in :mod:`dataset_builder.settings.judges`.
         device: where a judge with a model of its own runs.
         cache: of the calls to endpoints.
 
@@ -72,14 +98,18 @@ def make_judge(spec: Mapping[str, Any] | JudgeConfig, device: str = "auto", cach
 
     if isinstance(config, VisualJudgeConfig):
         model = load_model(config.model, revision=config.revision, device=device)
-        return VisualJudge(model, num_frames=config.num_frames, name=config.name, weight=config.weight)
-    return VLMJudge(
-        open_model(config, cache, device),
-        name=config.name,
-        weight=config.weight,
-        num_frames=config.num_frames,
-        use_references=config.use_references,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        max_retries=config.max_retries,
-    )
+        return VisualJudge(model, config.num_frames, config.name, config.weight, config.use_references)
+    common = {
+        "name": config.name,
+        "weight": config.weight,
+        "max_new_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+        "max_retries": config.max_retries,
+    }
+    model = open_model(config, cache, device)
+    if isinstance(config, VideoChatGPTJudgeConfig | HoundJudgeConfig):
+        return (HoundJudge if isinstance(config, HoundJudgeConfig) else VideoChatGPTJudge)(model, **common)
+    common |= {"num_frames": config.num_frames, "use_references": config.use_references}
+    if isinstance(config, VQAJudgeConfig):
+        return VQAJudge(model, probability=config.probability, **common)
+    return VLMJudge(model, **common)

@@ -37,12 +37,14 @@ class JudgeItem:
         answers: reference answers; may be empty.
         frames: the video, for judges with ``needs_frames``; None when it could not be read.
         response: the answer to judge.
+        caption: what is known of the video in words, for judges that read it instead of looking; None without one.
     """
 
     question: str
     answers: list[str]
     frames: Frames | None
     response: str
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,15 @@ class Judge(Protocol):
     """A scoring function over (question, references, frames, answer).
 
     ``settings`` is everything besides ``revision`` that decides a score; ``settings_hash`` is its hash. A judge with
-    ``needs_frames`` looks at ``num_frames`` evenly spaced frames.
+    ``needs_frames`` looks at ``num_frames`` evenly spaced frames. ``model_name`` is what it asks as a configuration
+    names it (None for a judge without a model), ``reported`` what an endpoint said so far that it is.
     """
 
     name: str
+    kind: str
     revision: str
+    model_name: str | None
+    reported: set[str]
     settings: dict[str, Any]
     settings_hash: str
     criteria: tuple[Criterion, ...]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,12 @@ from dataset_builder.text import one_line
 
 CRITERIA = ("relevance", "accuracy", "completeness", "clarity")
 LOW, HIGH = 1, 5
+VQA_LOW, VQA_HIGH = 0, 5
 REASON = "reason"
 _LONGEST = 20_000  # characters; a reply beyond it is no verdict, and must not cost time
 _LONGEST_REASON = 1_000
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL | re.IGNORECASE)
+_CORRECT = re.compile(r'"correct"\s*:\s*"')
 
 VERDICT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -36,6 +39,16 @@ CHOICE_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"better": {"type": "string", "enum": ["A", "B", "tie"]}, REASON: {"type": "string"}},
     "required": ["better", REASON],
+    "additionalProperties": False,
+}
+VQA_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "correct": {"type": "string", "enum": ["yes", "no"]},
+        "score": {"type": "integer", "enum": list(range(VQA_LOW, VQA_HIGH + 1))},
+        REASON: {"type": "string"},
+    },
+    "required": ["correct", "score", REASON],
     "additionalProperties": False,
 }
 
@@ -60,6 +73,15 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True)
+class VQAVerdict:
+    """Whether an answer is right, how good it is from 0 to 5, and the judge's reason."""
+
+    correct: bool
+    score: float
+    reason: str
+
+
 def parse_verdict(text: str) -> Verdict:
     """Read a verdict.
 
@@ -71,9 +93,9 @@ def parse_verdict(text: str) -> Verdict:
         Refusal: the judge refuses.
         BadReply: anything else that is no verdict; one line.
     """
-    found = _object(text)
-    _check_keys(found, CRITERIA)
-    return Verdict(tuple(_score(name, found[name]) for name in CRITERIA), _reason(found))
+    found = one_object(text)
+    check_keys(found, CRITERIA)
+    return Verdict(tuple(_whole_score(name, found[name]) for name in CRITERIA), reason_of(found))
 
 
 def parse_choice(text: str) -> Choice:
@@ -82,15 +104,45 @@ def parse_choice(text: str) -> Choice:
     Raises:
         Refusal, BadReply: as for :func:`parse_verdict`.
     """
-    found = _object(text)
-    _check_keys(found, ("better",))
+    found = one_object(text)
+    check_keys(found, ("better",))
     better = found["better"]
     if better not in ("A", "B", "tie"):
-        raise BadReply(f"better: must be 'A', 'B' or 'tie', not {_shown(better)}")
-    return Choice(better, _reason(found))
+        raise BadReply(f"better: must be 'A', 'B' or 'tie', not {shown(better)}")
+    return Choice(better, reason_of(found))
 
 
-def _object(text: str) -> dict[str, Any]:
+def parse_vqa(text: str) -> VQAVerdict:
+    """Read a verdict of right or wrong: ``{"correct": "yes" | "no", "score": 0-5, "reason": …}``.
+
+    A fraction is read as it stands: 4.8 is 4.8.
+
+    Raises:
+        Refusal, BadReply: as for :func:`parse_verdict`.
+    """
+    found = one_object(text)
+    check_keys(found, ("correct", "score"))
+    correct = yes_or_no("correct", found["correct"])
+    return VQAVerdict(correct, number_of("score", found["score"], VQA_LOW, VQA_HIGH), reason_of(found))
+
+
+def correct_place(text: str) -> int | None:
+    """Where in a reply the word behind ``"correct": "`` begins; None when there is not exactly one such place."""
+    places = [found.end() for found in _CORRECT.finditer(text)]
+    return places[0] if len(places) == 1 else None
+
+
+def one_object(text: str, read: Callable[[str, int], tuple[dict[str, Any], int]] | None = None) -> dict[str, Any]:
+    """The one object of a reply.
+
+    Args:
+        text: a reply.
+        read: ``read(body, start) -> (object, end)``, raising :class:`BadReply`; reads JSON by default.
+
+    Raises:
+        Refusal: there is none, and the judge refuses.
+        BadReply: there is none, there is more than one, or it is damaged.
+    """
     if not text.strip():
         raise BadReply("the reply is empty")
     if len(text) > _LONGEST:
@@ -100,26 +152,31 @@ def _object(text: str) -> dict[str, Any]:
     start = body.find("{")
     if start < 0:
         if is_refusal(text):
-            raise Refusal(f"the judge refuses: {_shown(text)}")
-        raise BadReply(f"holds no JSON object: {_shown(text)}")
-    try:
-        found, end = _DECODER.raw_decode(body, start)
-    except (json.JSONDecodeError, _Doubled, RecursionError, ValueError) as error:
-        raise BadReply(f"is not valid JSON ({one_line(str(error).splitlines()[0])})") from None
+            raise Refusal(f"the judge refuses: {shown(text)}")
+        raise BadReply(f"holds no JSON object: {shown(text)}")
+    found, end = (read or read_json)(body, start)
     if "{" in body[end:]:
         raise BadReply("holds more than one object")
     return found
 
 
-class _Doubled(Exception):
-    """A key stands twice in one object."""
+def read_json(body: str, start: int) -> tuple[dict[str, Any], int]:
+    """The JSON object that begins at a place of a text, and where it ends.
+
+    Raises:
+        BadReply: it is damaged, holds a key twice, or a number that is none.
+    """
+    try:
+        return _DECODER.raw_decode(body, start)
+    except (json.JSONDecodeError, RecursionError, ValueError) as error:
+        raise BadReply(f"is not valid JSON ({one_line(str(error).splitlines()[0])})") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _Doubled(f"the key {_shown(key)} stands twice")
+            raise BadReply(f"the key {shown(key)} stands twice")
         found[key] = value
     return found
 
@@ -131,31 +188,64 @@ def _no_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
 
 
-def _check_keys(found: dict[str, Any], needed: tuple[str, ...]) -> None:
+def check_keys(found: dict[str, Any], needed: tuple[str, ...]) -> None:
+    """An object holds these keys and no others but a reason.
+
+    Raises:
+        BadReply: one is missing or unknown.
+    """
     for name in needed:
         if name not in found:
             raise BadReply(f"{name}: is missing")
     for name in found:
         if name not in needed and name != REASON:
-            raise BadReply(f"{_shown(name)}: is not a known key")
+            raise BadReply(f"{shown(name)}: is not a known key")
 
 
-def _score(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadReply(f"{name}: must be a number from {LOW} to {HIGH}, not {_shown(value)}")
-    if not LOW <= value <= HIGH or value != int(value):  # also refuses 1e400, which JSON reads as infinity
-        raise BadReply(f"{name}: must be a whole number from {LOW} to {HIGH}, not {_shown(value)}")
+def number_of(name: str, value: Any, low: float, high: float) -> float:
+    """A value that is a number from low to high.
+
+    Raises:
+        BadReply: it is none.
+    """
+    # The range also refuses 1e400, which JSON reads as infinity.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise BadReply(f"{name}: must be a number from {low} to {high}, not {shown(value)}")
     return float(value)
 
 
-def _reason(found: dict[str, Any]) -> str:
+def _whole_score(name: str, value: Any) -> float:
+    number = number_of(name, value, LOW, HIGH)
+    if number != int(number):
+        raise BadReply(f"{name}: must be a whole number from {LOW} to {HIGH}, not {shown(value)}")
+    return number
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """A value that is the word yes or no, in capitals or not, and nothing besides.
+
+    Raises:
+        BadReply: it is none.
+    """
+    if isinstance(value, str) and value.isascii() and value.lower() in ("yes", "no"):
+        return value.lower() == "yes"
+    raise BadReply(f"{name}: must be 'yes' or 'no', not {shown(value)}")
+
+
+def reason_of(found: dict[str, Any]) -> str:
+    """The reason in an object, or an empty one.
+
+    Raises:
+        BadReply: it is no text.
+    """
     reason = found.get(REASON, "")
     if not isinstance(reason, str):
-        raise BadReply(f"{REASON}: must be text, not {_shown(reason)}")
+        raise BadReply(f"{REASON}: must be text, not {shown(reason)}")
     # Half a surrogate pair can be spelled in JSON and stored nowhere.
     return reason.encode("utf-8", "replace").decode()[:_LONGEST_REASON].strip()
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in at most 80 characters of one line, for a message."""
     text = one_line(repr(value))
     return text if len(text) <= 80 else text[:77] + "…"

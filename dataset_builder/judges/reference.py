@@ -16,6 +16,8 @@ class ReferenceJudge:
         weight: its weight in the aggregate.
     """
 
+    kind = "reference"
+    model_name = None
     criteria = (Criterion("match"), Criterion("f1"))
     needs_frames = False
     is_endpoint = False
@@ -23,7 +25,7 @@ class ReferenceJudge:
     revision = "1"  # raise with every change of what it scores
 
     def __init__(self, name: str = "reference", weight: float = 1.0):
-        self.name, self.weight = name, weight
+        self.name, self.weight, self.reported = name, weight, set()
         self.settings = {"kind": "reference", "normalisation": list(NORMALISATION), "over_references": "maximum"}
         self.settings_hash = settings_hash(self.settings)
 

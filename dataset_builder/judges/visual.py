@@ -4,41 +4,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dataset_builder.judges.asking import frames_problem, model_name, shown_frames
 from dataset_builder.judges.base import Criterion, JudgeItem, Score, error_scores, make_scores, settings_hash
 from dataset_builder.judges.fence import harmless
 
 if TYPE_CHECKING:
-    from dataset_builder.media import Frames
     from dataset_builder.models import LocalChatModel
 
 # The toy verifier is trained on exactly these words; another wording is another judge (it is in the settings' hash).
 VERIFIER_PROMPT = "{question} Answer: {answer} Right, yes or no?"
+REFERENCE_PROMPT = "{question} Reference: {references} Answer: {answer} Right, yes or no?"
 CHOICES = ("yes", "no")
 
 
 class VisualJudge:
     """Scores ``correct``: P("yes") / (P("yes") + P("no")) as the first word of the model's reply to the prompt.
 
-    The model sees the question, the answer and the video, and never the reference. An item without frames, or with
-    fewer than the judge's settings promise, gets an error Score.
+    The model sees the question, the answer and the video, and no reference unless it is told to. An item without
+    frames, or with fewer than the judge's settings promise, gets an error Score.
 
     Args:
         model: the checkpoint that judges.
-        num_frames: evenly spaced frames it looks at; more are thinned out.
+        num_frames: evenly spaced frames it looks at, more are thinned out; 0 shows none, which is a baseline.
         name: how the dataset calls it.
         weight: its weight in the aggregate.
+        use_references: whether it reads the references of questions that have some.
     """
 
+    kind = "visual"
     criteria = (Criterion("correct"),)
-    needs_frames = True
     is_endpoint = False
 
-    def __init__(self, model: LocalChatModel, num_frames: int = 8, name: str = "visual", weight: float = 1.0):
+    def __init__(
+        self,
+        model: LocalChatModel,
+        num_frames: int = 8,
+        name: str = "visual",
+        weight: float = 1.0,
+        use_references: bool = False,
+    ):
         self.model, self.num_frames, self.name, self.weight = model, num_frames, name, weight
-        self.revision = model.revision
+        self.needs_frames, self.use_references = num_frames > 0, use_references
+        self.revision, self.model_name, self.reported = model.revision, model_name(model), set()
         self.settings = {
             "kind": "visual",
             "prompt": VERIFIER_PROMPT,
+            **({"prompt_with_references": REFERENCE_PROMPT} if use_references else {}),
             "choices": list(CHOICES),
             "frames": {"count": num_frames, "sampling": "uniform, first and last included"},
             "decoding": "first-token probabilities, normalised over the choices",
@@ -57,8 +68,7 @@ class VisualJudge:
             if problem:
                 result[position] = error_scores(self, problem)
                 continue
-            prompt = VERIFIER_PROMPT.format(question=item.question, answer=harmless(item.response))
-            requests.append(ChatRequest(question=prompt, frames=shown_frames(item, self.num_frames)))
+            requests.append(ChatRequest(question=self._prompt(item), frames=shown_frames(item, self.num_frames)))
             positions.append(position)
         if requests:
             probability = self.model.choice_probability(requests, CHOICES)  # [N, 2]
@@ -66,19 +76,8 @@ class VisualJudge:
                 result[position] = make_scores(self, [row[0]])
         return result
 
-
-def shown_frames(item: JudgeItem, num_frames: int) -> Frames:
-    """At most so many of an item's frames; the same object where nothing is left out, for it is encoded only once."""
-    return item.frames if len(item.frames) <= num_frames else item.frames.thin(num_frames)
-
-
-def frames_problem(item: JudgeItem, num_frames: int) -> str | None:
-    """Why a judge that looks at so many frames cannot judge an item, or None."""
-    if item.frames is None:
-        return "the video's frames are missing"
-    if not item.response.strip():
-        return "there is no answer to judge"
-    seen, total = len(item.frames), item.frames.total
-    if seen < min(num_frames, total):
-        return f"got {seen} of the {min(num_frames, total)} frames that this judge looks at"
-    return None
+    def _prompt(self, item: JudgeItem) -> str:
+        said = {"question": item.question, "answer": harmless(item.response)}
+        if self.use_references and item.answers:
+            return REFERENCE_PROMPT.format(**said, references=" or ".join(map(harmless, item.answers)))
+        return VERIFIER_PROMPT.format(**said)

@@ -16,7 +16,8 @@ from dataset_builder.models.base import (
 )
 from dataset_builder.models.cache import CallCache
 from dataset_builder.models.endpoint import EndpointChatModel
-from dataset_builder.models.local import TESTED_FAMILIES, LocalChatModel, checkpoint_revision, load_model
+from dataset_builder.models.local import TESTED_FAMILIES, LocalChatModel, load_model
+from dataset_builder.models.revision import checkpoint_revision, model_revision
 
 if TYPE_CHECKING:
     from dataset_builder.settings import Member
@@ -35,6 +36,7 @@ __all__ = [
     "chat_messages",
     "checkpoint_revision",
     "load_model",
+    "model_revision",
     "open_model",
     "served_name",
 ]

@@ -74,6 +74,8 @@ class ChatReply:
         model: what an endpoint says that it is.
         attempts: calls on the wire for this reply; 0 when it was kept from an earlier one.
         cost: of these calls, in the currency of the price table.
+        logprobs: what an endpoint that was asked for it says of every token of the reply: its text, its log-probability
+            and the likeliest ones in its place, as ``[token, logprob, [[token, logprob], …]]``; None without.
     """
 
     text: str
@@ -84,12 +86,18 @@ class ChatReply:
     model: str | None = None
     attempts: int = 1
     cost: float = 0.0
+    logprobs: list[list] | None = None
 
 
 class ChatModel(Protocol):
-    """Anything that answers. ``revision`` changes whenever the weights behind ``name`` do."""
+    """Anything that answers.
+
+    ``revision`` changes whenever the weights behind ``name`` do; ``asked_as`` is what a configuration calls it, a
+    folder's path cut to its name.
+    """
 
     name: str
+    asked_as: str
     revision: str
     template_hash: str
     is_endpoint: bool

@@ -62,7 +62,8 @@ class EndpointChatModel:
     ):
         endpoint_key(config)  # a missing key is said at once
         self.name, self.model, self.config, self.cache = name, model, config, cache
-        self.revision = revision or f"endpoint:{served_name(model)}"
+        self.asked_as = served_name(model)
+        self.revision = revision or f"endpoint:{self.asked_as}"
         self.template_hash = "endpoint"  # the server's own
         # Calls to another server are other calls, unless a revision says that the same model answers there.
         self._identity = [revision or server_name(config), model]
@@ -185,6 +186,8 @@ class EndpointChatModel:
             "schema": request.schema if config.structured == "json_schema" else None,
             "extra_body": config.extra_body,
         }
+        if config.logprobs:  # else left out, so that calls from before the setting stay known
+            content["logprobs"] = config.logprobs
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -287,6 +290,7 @@ class EndpointChatModel:
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,  # said even when 1: servers take a checkpoint's own default for what is not
             "max_tokens": decoding.max_new_tokens,
+            **({"logprobs": True, "top_logprobs": self.config.logprobs} if self.config.logprobs else {}),
             **self.config.extra_body,
         }
         if request.schema is not None and self.config.structured == "json_schema":
@@ -323,6 +327,7 @@ def _chat_reply(sent: WireReply, attempts: int, cost: float) -> ChatReply:
         prompt_tokens=sent.prompt_tokens or 0,
         completion_tokens=sent.completion_tokens or 0,
         model=sent.model,
+        logprobs=sent.logprobs,
         attempts=attempts,
         cost=cost,
     )

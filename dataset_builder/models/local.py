@@ -11,6 +11,7 @@ import numpy as np
 
 from dataset_builder.errors import KitError
 from dataset_builder.models.base import ChatReply, ChatRequest, Decoding, chat_messages
+from dataset_builder.models.revision import model_revision
 
 # Model types that the tests answer with; any other is used as it is, and said to be untested.
 TESTED_FAMILIES = (
@@ -26,41 +27,6 @@ TESTED_FAMILIES = (
     "smolvlm",
 )
 _announced: set[str] = set()
-
-# What decides how a checkpoint answers. Trainer state, cards and metrics in the same folder do not.
-REVISION_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "*processor_config.json",
-    "chat_template.jinja",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
-
-
-def checkpoint_revision(folder: str | Path) -> str:
-    """Fingerprint a checkpoint folder by its content, so that retrained weights at the same path are another model.
-
-    Returns:
-        16 hex digits of the sha256 over names and bytes of weights, configs, processor and tokenizer.
-
-    Raises:
-        KitError: when the folder holds no safetensors weights.
-    """
-    folder = Path(folder)
-    files = sorted({path for pattern in REVISION_FILES for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in files):
-        hint = " (pickle weights are not read: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
-        raise KitError(f"{folder}: no checkpoint with *.safetensors weights here{hint}")
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()[:16]
 
 
 def load_model(
@@ -91,12 +57,13 @@ def load_model(
     local = path.exists() or str(name_or_path).startswith(("/", "./", "../"))
     if local and not path.is_dir():
         raise KitError(f"{name_or_path}: there is no checkpoint folder here")
-    fingerprint = checkpoint_revision(path) if local else None
+    fingerprint = model_revision(name_or_path, revision)
+    pinned = None if local else fingerprint  # a branch may move between the two loads below
     try:
-        processor = AutoProcessor.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(name_or_path, revision=pinned, trust_remote_code=False)
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             name_or_path,
-            revision=revision,
+            revision=pinned,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -112,8 +79,8 @@ def load_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     announce_untested(model.config.model_type)
-    fingerprint = fingerprint or getattr(model.config, "_commit_hash", None) or revision or "unknown"
-    return LocalChatModel(model.to(device), processor, name or path.name, fingerprint, device)
+    asked_as = path.name if local else str(name_or_path)
+    return LocalChatModel(model.to(device), processor, name or path.name, fingerprint, device, asked_as)
 
 
 def announce_untested(model_type: str) -> None:
@@ -135,12 +102,14 @@ class LocalChatModel:
         name: what the dataset and the results call it.
         revision: content hash of a folder or commit of a Hub id.
         device: where the model is.
+        asked_as: the Hub id or the folder's name; ``name`` by default.
     """
 
     is_endpoint = False
 
-    def __init__(self, model, processor, name: str, revision: str, device: str = "cpu"):
+    def __init__(self, model, processor, name: str, revision: str, device: str = "cpu", asked_as: str | None = None):
         self.model, self.processor, self.name, self.revision, self.device = model, processor, name, revision, device
+        self.asked_as = asked_as or name
         template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
         if not template:
             raise KitError(f"{name}: its processor has no chat template, so it cannot be asked as a chat model")
@@ -158,12 +127,7 @@ class LocalChatModel:
         Returns:
             A BatchFeature on the model's device; ``input_ids`` [B, L].
         """
-        texts = texts or [
-            self.processor.apply_chat_template(
-                chat_messages(request, images=not self.native_video), tokenize=False, add_generation_prompt=True
-            )
-            for request in requests
-        ]
+        texts = texts or [self._prompt(request) for request in requests]
         kwargs = {}
         if requests[0].frames is not None:
             make_inputs = video_inputs if self.native_video else image_inputs
@@ -221,13 +185,19 @@ class LocalChatModel:
         return replies
 
     def choice_probability(
-        self, requests: list[ChatRequest], choices: tuple[str, ...] = ("yes", "no"), batch_size: int = 64
+        self,
+        requests: list[ChatRequest],
+        choices: tuple[str, ...] = ("yes", "no"),
+        batch_size: int = 64,
+        beginning: str = "",
     ) -> np.ndarray:
         """Probability of each choice as the reply's first token, normalised over the choices.
 
         Args:
             requests: what to judge.
             choices: words whose first tokens differ.
+            batch_size: at most so many requests at once.
+            beginning: what the reply has said already; the choices are what may come next.
 
         Returns:
             float64 [N, len(choices)], rows sum to 1.
@@ -237,17 +207,45 @@ class LocalChatModel:
         """
         import torch
 
-        tokenizer = self.processor.tokenizer
-        first = [tokenizer(choice, add_special_tokens=False)["input_ids"][0] for choice in choices]
-        if len(set(first)) < len(first):
-            raise KitError(f"{self.name}: the choices {choices} begin with the same token, they cannot be told apart")
+        first, said = self._first_tokens(choices, beginning)
         result = np.empty((len(requests), len(choices)))
         for positions, chunk in self._batches(requests, batch_size):
-            inputs = self.prepare(chunk)
+            inputs = self.prepare(chunk, [self._prompt(request) + said for request in chunk] if said else None)
             with torch.inference_mode():
                 logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]  # [B, V]
             result[positions] = logits[:, first].double().softmax(-1).cpu().numpy()
         return result
+
+    def _prompt(self, request: ChatRequest) -> str:
+        messages = chat_messages(request, images=not self.native_video)
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _first_tokens(self, choices: tuple[str, ...], beginning: str) -> tuple[list[int], str]:
+        """The tokens that tell the choices apart after a beginning, and the text that stands before these tokens.
+
+        A token may reach over the end of the beginning (a quotation mark with the letter after it): then the text ends
+        before that token.
+        """
+        alike = KitError(f"{self.name}: the choices {choices} begin with the same token, they cannot be told apart")
+        tokenizer = self.processor.tokenizer
+        if not beginning:
+            tokens = [tokenizer(choice, add_special_tokens=False)["input_ids"][0] for choice in choices]
+            if len(set(tokens)) < len(tokens):
+                raise alike
+            return tokens, ""
+        if not tokenizer.is_fast:
+            raise KitError(f"{self.name}: a slow tokenizer does not say where its tokens begin; set probability: false")
+        whole = [
+            tokenizer(beginning + choice, add_special_tokens=False, return_offsets_mapping=True) for choice in choices
+        ]
+        for place, tokens in enumerate(zip(*(pieces["input_ids"] for pieces in whole))):
+            if len(set(tokens)) == 1:
+                continue
+            start = whole[0]["offset_mapping"][place][0]
+            if len(set(tokens)) < len(tokens) or start > len(beginning):
+                raise alike
+            return list(tokens), beginning[:start]
+        raise alike
 
 
 def takes_video(processor) -> bool:

@@ -26,6 +26,7 @@ _STOPPING = {
     403: "refuses access",
     404: "does not know this model or address",
 }
+_NEVER = -9999.0  # log-probability of what cannot come; minus infinity has no place in JSON
 _MESSAGE = 200  # characters of a server's own words that are passed on
 
 
@@ -59,13 +60,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class WireReply:
-    """A server's reply, read. Token counts are None when it does not count them."""
+    """A server's reply, read. Token counts are None when it does not count; ``logprobs`` is as in ``ChatReply``."""
 
     text: str
     finish_reason: str
     model: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    logprobs: list[list] | None = None
 
 
 def endpoint_key(config: EndpointConfig) -> str | None:
@@ -266,6 +268,7 @@ def read_reply(body: bytes) -> WireReply:
         model=model if isinstance(model, str) else None,
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
+        logprobs=_logprobs(choice.get("logprobs")),
     )
 
 
@@ -295,6 +298,26 @@ def _text(message: dict) -> str:
     if not isinstance(content, str) or not content.strip():
         content = message.get("refusal")
     return content.strip() if isinstance(content, str) else ""
+
+
+def _logprobs(found: Any) -> list[list] | None:
+    """``choice.logprobs`` in OpenAI's form, or None when any of it is missing or odd: it is an extra, never a fault."""
+    content = found.get("content") if isinstance(found, dict) else None
+    if not isinstance(content, list) or not content:
+        return None
+    try:
+        return [[*_token(entry), [_token(other) for other in entry.get("top_logprobs") or ()]] for entry in content]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _token(entry: dict) -> list:
+    token, logprob = entry["token"], entry["logprob"]
+    if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, (int, float)):
+        raise TypeError("no token")
+    if not logprob <= 1e-3:  # NaN, or a probability above 1 by more than rounding
+        raise ValueError("no log-probability")
+    return [token, max(float(logprob), _NEVER)]
 
 
 def _count(value: Any) -> int | None:

@@ -53,14 +53,15 @@ def select(
         config: the rules.
         weights: of the judges, by name; None weighs all alike.
         work: the work folder; ``assembled/pairs.parquet`` and ``assembled/outcomes.parquet`` are written there.
-        confirmer: ``confirm_many(pairs) -> [.confirmed, .error]``, asked when the config wants it.
+        confirmer: ``confirm_many(pairs) -> [.confirmed, .flipped, .error]``, asked when the config wants it.
         progress: show progress bars.
 
     Returns:
         The content of ``selection.json``: ``rule, pairs, drops`` (questions without a pair, by reason), ``excluded``
         (answers that were not compared, by flag), ``candidate_pairs, pair_drops`` (pairs that went, by reason),
-        ``length, diversity, disagreement, decontamination``, and up to 10,000 questions ``dropped`` and ``judges`` by
-        question. ``questions = questions_with_pairs + sum(drops)`` and ``candidate_pairs = pairs + sum(pair_drops)``.
+        ``length, diversity, disagreement, decontamination``, what became of ``confirm`` (None when no pair judge was
+        asked), and up to 10,000 questions ``dropped`` and ``judges`` by question.
+        ``questions = questions_with_pairs + sum(drops)`` and ``candidate_pairs = pairs + sum(pair_drops)``.
 
     Raises:
         KitError: the answers are not those of these questions, an evaluation set cannot be read, or the share of a
@@ -189,10 +190,11 @@ def _finish(
         free, videos = going.free(), _videos(questions)
         over = beyond(videos[place[free]], widest_first(margin[free]), config.max_per_video)
         going.set(free[over], rules.VIDEO_CAP)
+    confirmed = None
     if config.confirm is not None:
         if confirmer is None:
             raise KitError("pairs.confirm: needs a pair judge, and none can be asked here; leave it out")
-        _confirm(found, going, confirmer, progress)
+        confirmed = _confirm(found, going, confirmer, progress)
     free = going.free()
     before = length_report(found.column("chosen")[free], found.column("rejected")[free])
     _even_out(found, going, config)
@@ -211,6 +213,7 @@ def _finish(
         "drops": fates.counts(),
         "candidate_pairs": len(found),
         "pair_drops": going.counts(),
+        "confirm": confirmed,
         "length": {"before": before, "after": length_report(*(found.column(n)[free] for n in ("chosen", "rejected")))},
     }
     (work / OUTCOMES).unlink(missing_ok=True)
@@ -241,12 +244,23 @@ def _even_out(found: Candidates, going: Fates, config: PairsConfig) -> None:
             going.set(free[surplus(lengths[0][free], lengths[1][free], margin[free])], rules.BALANCE)
 
 
-def _confirm(found: Candidates, going: Fates, confirmer: Any, progress: bool) -> None:
-    """Ask about the pairs that are left, in the questions' order, chunk by chunk."""
+def _confirm(found: Candidates, going: Fates, confirmer: Any, progress: bool) -> dict[str, Any]:
+    """Ask about the pairs that are left, in the questions' order, chunk by chunk.
+
+    Returns:
+        ``pairs`` asked about; ``confirmed``, ``flips`` (another winner in the other order) and ``errors`` among them;
+        ``flip_rate``, the share of flips among those without an error (None without any).
+    """
     from tqdm import tqdm
+
+    counts = Counter(pairs=0, confirmed=0, flips=0, errors=0)
 
     def ask(chunk: list[dict], places: list[int]) -> None:
         for index, verdict in zip(places, confirmer.confirm_many(chunk), strict=True):
+            counts["pairs"] += 1
+            counts["confirmed"] += verdict.confirmed
+            counts["flips"] += verdict.flipped
+            counts["errors"] += verdict.error is not None
             if verdict.error is not None:
                 going.set(index, rules.CONFIRM_ERROR)
             elif not verdict.confirmed:
@@ -264,6 +278,8 @@ def _confirm(found: Candidates, going: Fates, confirmer: Any, progress: bool) ->
                 chunk, places = [], []
         if chunk:
             ask(chunk, places)
+    decided = counts["pairs"] - counts["errors"]
+    return {**counts, "flip_rate": counts["flips"] / decided if decided else None}
 
 
 def _write_pairs(found: Candidates, going: Fates, path: Path, weights: dict[str, float] | None) -> dict:

@@ -3,10 +3,13 @@
 from dataset_builder.settings.config import SPLITS, BuildConfig, SplitConfig, load_build_config, parse_judge
 from dataset_builder.settings.judges import (
     ConfirmConfig,
+    HoundJudgeConfig,
     JudgeConfig,
     ReferenceJudgeConfig,
+    VideoChatGPTJudgeConfig,
     VisualJudgeConfig,
     VLMJudgeConfig,
+    VQAJudgeConfig,
 )
 from dataset_builder.settings.selection import DecontaminationConfig, DedupConfig, PairsConfig
 from dataset_builder.settings.sources import (
@@ -33,6 +36,7 @@ __all__ = [
     "EndpointConfig",
     "FolderSource",
     "GeneratedSource",
+    "HoundJudgeConfig",
     "HubSource",
     "JudgeConfig",
     "Member",
@@ -44,6 +48,8 @@ __all__ = [
     "Source",
     "SplitConfig",
     "VLMJudgeConfig",
+    "VQAJudgeConfig",
+    "VideoChatGPTJudgeConfig",
     "VideoChatGPTSource",
     "VisualJudgeConfig",
     "from_dict",

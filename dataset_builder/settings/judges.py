@@ -22,18 +22,25 @@ class ReferenceJudgeConfig:
 
 @dataclass(frozen=True)
 class VisualJudgeConfig:
-    """A visual reward: asks a local checkpoint that sees the video for the probability that an answer is right."""
+    """A visual reward: asks a local checkpoint that sees the video for the probability that an answer is right.
+
+    Attributes:
+        num_frames: evenly spaced frames it looks at; 0 is a judge that reads text only, a baseline.
+        use_references: whether it reads the question's reference answers.
+    """
 
     kind: Literal["visual"]
     model: str
     revision: str | None = None
     weight: float = 1.0
     num_frames: int = 8
+    use_references: bool = False
     name: str = "visual"
 
     def __post_init__(self):
         check_weight(self.weight)
-        check_frames(self.num_frames)
+        if self.num_frames < 0:
+            raise ValueError("num_frames must be 0 (a judge that reads text only) or more")
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,84 @@ class VLMJudgeConfig:
     def __post_init__(self):
         check_weight(self.weight)
         check_frames(self.num_frames)
-        if self.temperature < 0 or self.max_retries < 0 or self.max_new_tokens < 1:
-            raise ValueError("temperature and max_retries must be 0 or more, max_new_tokens at least 1")
+        check_asking(self.temperature, self.max_retries, self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class VQAJudgeConfig:
+    """A vision-language model that says whether an answer is right, with a score from 0 to 5 and a reason.
+
+    Attributes:
+        model, endpoint, revision, use_references, max_new_tokens, max_retries: as for a `vlm` judge.
+        num_frames: evenly spaced frames it looks at; 0 is a judge that reads text only, a baseline.
+        probability: whether `correct` is the model's probability of yes where that can be had (an endpoint has to be
+            asked for it: `logprobs`), else 1 or 0.
+    """
+
+    kind: Literal["vqa"]
+    model: str
+    endpoint: EndpointConfig | None = None
+    revision: str | None = None
+    weight: float = 1.0
+    use_references: bool = True
+    num_frames: int = 8
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    max_retries: int = 2
+    probability: bool = True
+    name: str = "vqa"
+
+    def __post_init__(self):
+        check_weight(self.weight)
+        if self.num_frames < 0:
+            raise ValueError("num_frames must be 0 (a judge that reads text only) or more")
+        check_asking(self.temperature, self.max_retries, self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class VideoChatGPTJudgeConfig:
+    """Video-ChatGPT's protocol, for comparability: text only, yes or no and a score from 0 to 5.
+
+    Attributes:
+        model, endpoint, revision, max_new_tokens, max_retries: as for a `vlm` judge.
+    """
+
+    kind: Literal["video_chatgpt"]
+    model: str
+    endpoint: EndpointConfig | None = None
+    revision: str | None = None
+    weight: float = 1.0
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    max_retries: int = 2
+    name: str = "video_chatgpt"
+
+    def __post_init__(self):
+        check_weight(self.weight)
+        check_asking(self.temperature, self.max_retries, self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class HoundJudgeConfig:
+    """LLaVA-Hound's protocol, for comparability: caption and reference, text only, one score from 1 to 5.
+
+    Attributes:
+        model, endpoint, revision, max_new_tokens, max_retries: as for a `vlm` judge.
+    """
+
+    kind: Literal["hound"]
+    model: str
+    endpoint: EndpointConfig | None = None
+    revision: str | None = None
+    weight: float = 1.0
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    max_retries: int = 2
+    name: str = "hound"
+
+    def __post_init__(self):
+        check_weight(self.weight)
+        check_asking(self.temperature, self.max_retries, self.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -92,7 +175,14 @@ class ConfirmConfig:
             raise ValueError("max_retries must be 0 or more, max_new_tokens at least 1")
 
 
-JudgeConfig = ReferenceJudgeConfig | VisualJudgeConfig | VLMJudgeConfig
+JudgeConfig = (
+    ReferenceJudgeConfig
+    | VisualJudgeConfig
+    | VLMJudgeConfig
+    | VQAJudgeConfig
+    | VideoChatGPTJudgeConfig
+    | HoundJudgeConfig
+)
 
 
 def check_weight(weight: float) -> None:
@@ -105,3 +195,9 @@ def check_frames(num_frames: int) -> None:
     """A judge that looks at a video sees at least one frame."""
     if num_frames < 1:
         raise ValueError("num_frames must be at least 1")
+
+
+def check_asking(temperature: float, max_retries: int, max_new_tokens: int) -> None:
+    """How a judge asks its model is in range."""
+    if temperature < 0 or max_retries < 0 or max_new_tokens < 1:
+        raise ValueError("temperature and max_retries must be 0 or more, max_new_tokens at least 1")

@@ -77,6 +77,8 @@ class EndpointConfig:
         max_side: frames are shrunk so that the longer side has at most so many pixels; null keeps them.
         structured: whether the server is asked for JSON of a schema: `none`, or `json_schema` as `response_format`.
         send_seed: whether the server takes `seed`.
+        logprobs: how many of the likeliest tokens to ask for at each place of a reply, from which a `vqa` judge reads
+            how sure it is; 0 asks for none. A server that knows no log-probabilities gives none.
         extra_body: further fields of every request, such as `top_k`; null leaves out a field that the server refuses.
     """
 
@@ -95,6 +97,7 @@ class EndpointConfig:
     max_side: int | None = None
     structured: Literal["none", "json_schema"] = "none"
     send_seed: bool = True
+    logprobs: int = 0
     extra_body: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -110,6 +113,8 @@ class EndpointConfig:
             raise ValueError("requests_per_minute must be above 0")
         if self.max_backoff < 0 or (self.spend_limit is not None and self.spend_limit < 0):
             raise ValueError("max_backoff and spend_limit must be 0 or more")
+        if not 0 <= self.logprobs <= 20:
+            raise ValueError("logprobs must be from 0 (do not ask) to 20")
         if self.max_side is not None and self.max_side < 1:
             raise ValueError("max_side must be at least 1")
         if own := sorted({"model", "messages", "seed", "stream", "n", "response_format"} & set(self.extra_body)):

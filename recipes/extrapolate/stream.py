@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from dataset_builder.errors import KitError
-from dataset_builder.models.local import checkpoint_revision
+from dataset_builder.models.revision import checkpoint_revision
 from eval.results import write_text
 from recipes.extrapolate.folders import (
     ADAPTER_CONFIG,

@@ -27,7 +27,7 @@ from dataset_builder.errors import KitError
 from dataset_builder.judges import Judge, JudgeItem, judge_values, make_judge
 from dataset_builder.models import Decoding
 from dataset_builder.selection.pairs import EXCLUDING_FLAGS, IDENTICAL, MARGIN, TIE, common_score, select_pair
-from dataset_builder.settings import ReferenceJudgeConfig, VLMJudgeConfig, parse_judge
+from dataset_builder.settings import VisualJudgeConfig, parse_judge
 from dataset_builder.stages.clips import batch_size as requests_at_once
 from dataset_builder.stages.local import model_room
 from dataset_builder.text import normalise
@@ -282,9 +282,7 @@ class PairBuilder:
         """Ask every judge about every text that it has not judged yet."""
         for judge in judges:
             config = self._configs[judge.name]
-            informed = isinstance(config, ReferenceJudgeConfig) or (
-                isinstance(config, VLMJudgeConfig) and config.use_references
-            )
+            informed = getattr(config, "use_references", not isinstance(config, VisualJudgeConfig))
             open_: list[tuple[Question, str]] = []
             for question in asked:
                 key = question.question_id

@@ -97,7 +97,11 @@ def test_everything_set(tmp_path):
         ("model: models/a", "model: x, decoding: {top_p: .nan}", "zoo[0].decoding.top_p: must be a number"),
         ("name: a", "name: a/b", "zoo[0]: name: 'a/b' may hold letters"),
         ("kind: reference", "kind: referense", "judges[0].kind: 'referense' is not known; did you mean 'reference'?"),
-        ("kind: reference", "weight: 1", "judges[0].kind: is missing (known are reference, visual, vlm)"),
+        (
+            "kind: reference",
+            "weight: 1",
+            "judges[0].kind: is missing (known are reference, visual, vlm, vqa, video_chatgpt, hound)",
+        ),
         ("kind: reference", "kind: reference, model: x", "judges[0].model: is not a known key"),
         ("kind: reference", "kind: visual", "judges[0].model: is missing"),
         ("kind: reference", "kind: reference, weight: -1", "judges[0]: weight must be 0"),

@@ -126,12 +126,11 @@ def test_videos_that_may_not_be_passed_on_take_no_room():
 
 
 def test_scores_of_a_judge_are_what_the_judges_give():
-    from dataset_builder.judges import ReferenceJudge
-    from dataset_builder.judges.visual import VisualJudge
-    from dataset_builder.judges.vlm import VLMJudge
+    from dataset_builder import judges
 
-    made = {"reference": ReferenceJudge, "visual": VisualJudge, "vlm": VLMJudge}
-    assert {kind: len(judge.criteria) for kind, judge in made.items()} == CRITERIA
+    made = (judges.ReferenceJudge, judges.VisualJudge, judges.VLMJudge)
+    made += (judges.VQAJudge, judges.VideoChatGPTJudge, judges.HoundJudge)
+    assert {judge.kind: len(judge.criteria) for judge in made} == CRITERIA
 
 
 @given(questions=st.integers(1, 10**7), videos=st.integers(1, 10**6), times=st.integers(1, 1000))

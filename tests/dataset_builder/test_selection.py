@@ -251,22 +251,30 @@ def test_answers_of_one_meaning_make_no_pair(tmp_path):
 
 
 def test_confirmation_counts_what_goes(tmp_path):
-    questions = [question(n, n) for n in range(3)]
-    rows = [response(f"r{n}{s}", f"q{n:04d}", s, {"j": float(s == "a")}) for n in range(3) for s in "ab"]
-    verdicts = {"q0000": (True, None), "q0001": (False, None), "q0002": (False, "no reply")}
+    questions = [question(n, n) for n in range(4)]
+    rows = [response(f"r{n}{s}", f"q{n:04d}", s, {"j": float(s == "a")}) for n in range(4) for s in "ab"]
+    verdicts = {
+        "q0000": (True, False, None),
+        "q0001": (False, False, None),
+        "q0002": (False, False, "no reply"),
+        "q0003": (False, True, None),
+    }
     asked = []
 
     def confirm_many(chunk):
         asked.extend((pair["question_id"], pair["chosen"], pair["rejected"]) for pair in chunk)
-        return [SimpleNamespace(confirmed=c, error=e) for c, e in (verdicts[p["question_id"]] for p in chunk)]
+        found = [verdicts[pair["question_id"]] for pair in chunk]
+        return [SimpleNamespace(confirmed=c, flipped=f, error=e) for c, f, e in found]
 
     config = PairsConfig(confirm=ConfirmConfig(model="m"))
     record, found = run(tmp_path, questions, rows, config, confirmer=SimpleNamespace(confirm_many=confirm_many))
     with pytest.raises(KitError, match="needs a pair judge"):
         run(tmp_path, questions, rows, config)
-    assert asked == [(f"q000{n}", "a", "b") for n in range(3)]
+    assert asked == [(f"q000{n}", "a", "b") for n in range(4)]
     assert [pair["question_id"] for pair in found] == ["q0000"]
-    assert record["pair_drops"] == record["drops"] == {rules.UNCONFIRMED: 1, rules.CONFIRM_ERROR: 1}
+    assert record["pair_drops"] == record["drops"] == {rules.UNCONFIRMED: 2, rules.CONFIRM_ERROR: 1}
+    assert record["confirm"] == {"pairs": 4, "confirmed": 1, "flips": 1, "errors": 1, "flip_rate": 1 / 3}
+    assert run(tmp_path, questions, rows, PairsConfig())[0]["confirm"] is None
 
 
 def test_many_questions_have_their_outcomes_in_a_file(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """A tiny checkpoint that has learned the form of a judge's verdict, so that a real server gives replies that parse.
 
-What it scores means nothing: answers in plain ASCII get a 4, others a 2. A tokenizer of its own knows the words of
-the judge's prompt, or the prompt would be hundreds of bytes-as-tokens long.
+What it scores means nothing: answers in plain ASCII get a 4 (or are right), others a 2 (or are wrong). A tokenizer of
+its own knows the words of the judge's prompt, or the prompt would be hundreds of bytes-as-tokens long.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from unittest.mock import patch
 
 from dataset_builder import toy_models
 from dataset_builder.judges.parsing import CRITERIA
-from dataset_builder.judges.prompts import VERDICT_SYSTEM, verdict_prompt
+from dataset_builder.judges.prompts import VERDICT_SYSTEM, VQA_SYSTEM, verdict_prompt, vqa_prompt
 from dataset_builder.toy import ANSWERS, FRAMES, QUESTIONS, corpus, draw_scene, render
 
 VOCABULARY = 1024
+SYSTEMS = {"vlm": VERDICT_SYSTEM, "vqa": VQA_SYSTEM}
+PROMPTS = {"vlm": verdict_prompt, "vqa": vqa_prompt}
 _LETTERS = "abcdefghijklmnopqrstuvwxyz    .,"
 
 
-def judge_checkpoint(folder: str | Path, seed: int = 0, steps: int = 130, frames: tuple[int, ...] = (2, 4)) -> Path:
+def judge_checkpoint(
+    folder: str | Path, seed: int = 0, steps: int = 130, frames: tuple[int, ...] = (2, 4), kind: str = "vlm"
+) -> Path:
     """Train the tiny judge and write it as an ordinary checkpoint folder; a folder that is there is taken as it is.
 
     Args:
@@ -28,20 +32,21 @@ def judge_checkpoint(folder: str | Path, seed: int = 0, steps: int = 130, frames
         seed: of the weights and the examples.
         steps: of training, at 8 examples each.
         frames: numbers of frames that it is shown.
+        kind: of the judge, ``vlm`` or ``vqa``.
     """
     import torch
 
     folder = Path(folder)
     if (folder / "config.json").exists():
         return folder
-    with patch.object(toy_models, "_bpe", _bpe):
+    with patch.object(toy_models, "_bpe", lambda: _bpe(kind)):
         model, processor = toy_models.make_tiny("qwen2_vl", seed)
     rng, before = random.Random(f"judge-{seed}"), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            _train(model.train(), processor, rng, steps, frames)
+            _train(model.train(), processor, rng, steps, frames, kind)
     finally:
         torch.set_num_threads(before)
     model.eval().save_pretrained(folder)
@@ -49,20 +54,22 @@ def judge_checkpoint(folder: str | Path, seed: int = 0, steps: int = 130, frames
     return folder
 
 
-def verdict(response: str) -> str:
+def verdict(response: str, kind: str = "vlm") -> str:
     """The verdict that the checkpoint learns to give on an answer."""
     score = 4 if response.isascii() else 2
+    if kind == "vqa":
+        return json.dumps({"correct": "yes" if score == 4 else "no", "score": score, "reason": "as seen in the video"})
     return json.dumps({**dict.fromkeys(CRITERIA, score), "reason": "as seen in the video"})
 
 
-def example(rng: random.Random) -> tuple[str, str]:
+def example(rng: random.Random, kind: str = "vlm") -> tuple[str, str]:
     """A prompt and the reply to it: answers of the toy world, words of other kinds, and no sense at all."""
-    kind = rng.choice(sorted(QUESTIONS))
-    references = [rng.choice(ANSWERS[kind])] if rng.random() < 0.7 else []
+    asked = rng.choice(sorted(QUESTIONS))
+    references = [rng.choice(ANSWERS[asked])] if rng.random() < 0.7 else []
     words = [word for answers in ANSWERS.values() for word in answers]
     response = rng.choice(
         (
-            rng.choice(ANSWERS[kind]),
+            rng.choice(ANSWERS[asked]),
             " ".join(rng.choice(words) for _ in range(rng.randint(1, 8))),
             "".join(rng.choice(_LETTERS) for _ in range(rng.randint(1, 60))),
             "".join(
@@ -70,10 +77,10 @@ def example(rng: random.Random) -> tuple[str, str]:
             ),
         )
     )
-    return verdict_prompt(QUESTIONS[kind], references, response), verdict(response)
+    return PROMPTS[kind](QUESTIONS[asked], references, response), verdict(response, kind)
 
 
-def _bpe() -> str:
+def _bpe(kind: str) -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -87,12 +94,12 @@ def _bpe() -> str:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    prompts = [VERDICT_SYSTEM, verdict_prompt("", ["red"], "red"), verdict("a"), verdict("\xe9")]
+    prompts = [SYSTEMS[kind], PROMPTS[kind]("", ["red"], "red"), verdict("a", kind), verdict("\xe9", kind)]
     tokenizer.train_from_iterator([*corpus(), *prompts] * 2, trainer)
     return tokenizer.to_str()
 
 
-def _train(model, processor, rng: random.Random, steps: int, frames: tuple[int, ...]) -> None:
+def _train(model, processor, rng: random.Random, steps: int, frames: tuple[int, ...], kind: str) -> None:
     import torch
 
     from dataset_builder.models import ChatRequest, chat_messages
@@ -100,15 +107,15 @@ def _train(model, processor, rng: random.Random, steps: int, frames: tuple[int, 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     # The scores are the only tokens of a verdict that are not always the same: they would be learned last.
-    low, high = (set(processor.tokenizer(verdict(text))["input_ids"]) for text in ("\xe9", "a"))
+    low, high = (set(processor.tokenizer(verdict(text, kind))["input_ids"]) for text in ("\xe9", "a"))
     weight = torch.ones(len(processor.tokenizer))  # [V]
-    weight[sorted(low ^ high)] = 5.0
+    weight[sorted(low ^ high)] = 15.0 if kind == "vqa" else 5.0  # of a vqa verdict they are fewer
     for step in range(steps):
         count = frames[step % len(frames)]
         texts, answers, pictures = [], [], []
         for _ in range(8):
-            prompt, reply = example(rng)
-            request = ChatRequest(prompt, [None] * count, VERDICT_SYSTEM)  # only the number of frames is looked at
+            prompt, reply = example(rng, kind)
+            request = ChatRequest(prompt, [None] * count, SYSTEMS[kind])  # only the number of frames is looked at
             messages = chat_messages(request, images=True)
             start = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             texts.append(start + reply + toy_models.SPECIAL["eos_token"])
