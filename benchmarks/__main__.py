@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-RUN = ("sft_packing",)
+RUN = ("sft_packing", "debias_coverage")
 NAMED_ONLY = {  # benchmark → why it is not run here
     "video_sampling": "compares with decord2 and torchcodec, which are not among the requirements",
     "endpoint_throughput": "wants an idle machine",

@@ -5,8 +5,8 @@
 distance, ``results/arms.png``. Training happened before; this reads ``arms.json`` and ``results/ARM.json``.
 
 Accuracies are means over seeds, each seed with the same weight; intervals resample seeds and videos
-(`eval.hierarchy`). Every arm is compared with `base`, with `dpo` and with its own control (`CONTROLS`): the arm that
-differs from it in one thing. Two p-values stand beside a difference, and they answer different questions:
+(`eval.stats.hierarchy`). Every arm is compared with `base`, with `dpo` and with its own control (`CONTROLS`): the arm
+that differs from it in one thing. Two p-values stand beside a difference, and they answer different questions:
 
     p        sign-flip over (seed, video), Holm-corrected over all comparisons of the table: do *these trained models*
              differ by more than the choice of test videos explains? Training noise counts as a difference here.
@@ -30,9 +30,8 @@ from typing import Any
 
 from benchmarks.common import PACKAGES, RESULTS
 from dataset_builder.errors import KitError, run_cli
-from eval.hierarchy import hierarchical_difference, hierarchical_mean, sign_flip_over_seeds
 from eval.results import Results, benchmark_fingerprint, read_json, write_text
-from eval.stats import holm, paired_test
+from eval.stats import hierarchical_difference, hierarchical_mean, holm, paired_test, sign_flip_over_seeds
 
 COMPARATORS = ("base", "dpo")
 CONTROLS = {  # arm → the arm that differs from it in one thing

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.hierarchy import hierarchical_difference, hierarchical_mean, sign_flip_over_seeds
-from eval.stats import cluster_mean, paired_test, student_quantile
+from eval.stats import (
+    cluster_mean,
+    hierarchical_difference,
+    hierarchical_mean,
+    paired_test,
+    sign_flip_over_seeds,
+    student_quantile,
+)
 
 rows = st.lists(
     st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=40

@@ -51,6 +51,20 @@ def test_one_cluster_says_nothing_about_others():
     assert estimate.as_dict()["se"] is None
 
 
+def test_scores_on_another_scale():
+    scores, videos = [4.0, 5.0, 3.0, 0.0, 5.0, 2.0], [0, 0, 1, 1, 2, 2]
+    unit = cluster_mean([s / 5 for s in scores], videos)
+    found, bounded = cluster_mean(scores, videos), cluster_mean(scores, videos, bounds=(0, 5))
+    assert (found.mean, found.se) == pytest.approx((5 * unit.mean, 5 * unit.se))
+    assert (bounded.low, bounded.high) == pytest.approx((5 * unit.low, 5 * unit.high))
+    assert found.high > 5 == bounded.high  # without bounds nothing says that more is impossible
+    best = cluster_mean([5.0] * 10, range(10), bounds=(0, 5))
+    assert (best.low, best.high) == (pytest.approx(5 * 0.025**0.1), 5)
+    assert cluster_mean([3.0], ["a"], bounds=(1, 5)).low == 1
+    with pytest.raises(ValueError, match="beyond their bounds"):
+        cluster_mean([6.0], ["a"], bounds=(0, 5))
+
+
 @pytest.mark.parametrize(
     ("df", "quantile"), [(1, 12.7062), (2, 4.30265), (9, 2.26216), (99, 1.98422), (10**6, 1.95997)]
 )

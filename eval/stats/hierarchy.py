@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from eval.stats import LEVEL, jsonable, paired_test, student_quantile, unanimous_width, vector
+from eval.stats.means import LEVEL, jsonable, paired_test, student_quantile, unanimous_width, vector
 
 _EXACT_SEEDS = 16  # 65,536 sign assignments
 _CELLS_PER_CHUNK = 4_000_000  # 32 MB of drawn counts at a time
@@ -93,7 +93,7 @@ def hierarchical_mean(
     with two seeds), and where they do not it is wider than it had to be.
 
     With one seed the interval is unbounded (0–1 for values in 0–1): one run says nothing about others. If nothing
-    varies at all, values in 0–1 get the exact binomial bound over (seed, video) pairs, as in `eval.stats`.
+    varies at all, values in 0–1 get the exact binomial bound over (seed, video) pairs, as in `eval.stats.means`.
 
     Args:
         values: [N] numbers, such as 0/1 verdicts.

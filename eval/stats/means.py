@@ -6,6 +6,7 @@ number here treats it so: a test that ignores it (McNemar's, say) fires three ti
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -72,39 +73,38 @@ class Paired:
         return jsonable(asdict(self))
 
 
-def cluster_mean(values: Sequence[float], clusters: Sequence) -> Estimate:
+def cluster_mean(values: Sequence[float], clusters: Sequence, bounds: tuple[float, float] | None = None) -> Estimate:
     """Mean of ``values`` with a standard error and interval that are robust to clustering.
 
     The variance is the sandwich estimator ``G/(G-1) * sum_g (sum_{i in g} (v_i - mean))^2 / n^2`` (Liang and Zeger,
-    1986, with the usual small-sample factor); the interval uses Student's t with ``G - 1`` degrees of freedom. If all
-    values lie in 0–1 the interval is clipped to it. If all are 0 or all are 1 that variance says nothing; the exact
-    binomial bound over clusters is used then, ``1 - 0.025^(1/G)`` wide.
+    1986, with the usual small-sample factor); the interval uses Student's t with ``G - 1`` degrees of freedom. It is
+    clipped to the values' range if that is known. If all values stand at one end of it that variance says nothing; the
+    exact binomial bound over clusters is used then, ``1 - 0.025^(1/G)`` of the range.
 
     Args:
         values: [N] numbers.
         clusters: [N] hashable labels, such as video ids.
+        bounds: the least and the largest possible value, such as (0, 5) for a judge's score; by default (0, 1) if all
+            values lie in it, else unknown.
 
     Raises:
-        ValueError: if there are no rows, the lengths differ, or a value is not finite.
+        ValueError: if there are no rows, the lengths differ, a value is not finite, or lies outside `bounds`.
     """
     values = vector(values, "values")
-    sizes, sums = _cluster_sums(values, clusters)  # [G], [G]
+    if bounds is None:
+        bounds = (0.0, 1.0) if values.min() >= 0 and values.max() <= 1 else (-math.inf, math.inf)
+    elif values.min() < bounds[0] or values.max() > bounds[1]:
+        raise ValueError(f"values reach from {values.min():g} to {values.max():g}, beyond their bounds {bounds}")
+    sizes, sums = cluster_sums(values, clusters)  # [G], [G]
     n, groups = len(values), len(sizes)
     mean = float(values.mean())
-    unit = values.min() >= 0 and values.max() <= 1
     if groups == 1:
-        low, high = (0.0, 1.0) if unit else (-math.inf, math.inf)
-        return Estimate(mean, math.nan, low, high, n, 1)
-    se = _cluster_se(sums, sizes, mean)
-    if unit and mean in (0.0, 1.0):
-        width = unanimous_width(groups)
-        low, high = (0.0, width) if mean == 0.0 else (1.0 - width, 1.0)
-        return Estimate(mean, se, low, high, n, groups)
+        return Estimate(mean, math.nan, *map(float, bounds), n, 1)
+    se = cluster_se(sums, sizes, mean)
     half = student_quantile(groups - 1) * se
-    low, high = mean - half, mean + half
-    if unit:
-        low, high = max(low, 0.0), min(high, 1.0)
-    return Estimate(mean, se, low, high, n, groups)
+    if mean in bounds:
+        half = unanimous_width(groups) * (bounds[1] - bounds[0])
+    return Estimate(mean, se, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n, groups)
 
 
 def paired_test(
@@ -133,10 +133,10 @@ def paired_test(
         raise ValueError(f"a has {len(a)} rows and b has {len(b)}; a paired test needs the same rows on both sides")
     if draws < 1:
         raise ValueError("draws must be at least 1")
-    sizes, sums = _cluster_sums(a - b, clusters)
+    sizes, sums = cluster_sums(a - b, clusters)
     n, groups = len(a), len(sizes)
     difference = float(sums.sum() / n)
-    low, high = _difference_interval(sums, sizes, difference)
+    low, high = difference_interval(sums, sizes, difference)
     if min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1:
         low, high = max(low, -1.0), min(high, 1.0)
     p = _sign_flip_p(sums, draws, seed)
@@ -165,7 +165,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def student_quantile(df: int, level: float = LEVEL) -> float:
+@functools.lru_cache(maxsize=4096)
+def student_quantile(df: float, level: float = LEVEL) -> float:
     """The t with ``P(|T| <= t) = level`` for Student's T with ``df`` degrees of freedom.
 
     With ``t = sqrt(df) * tan(x)`` the density becomes ``cos(x)^(df - 1)``, which a fine grid integrates to about seven
@@ -198,11 +199,11 @@ def _sign_flip_p(sums: np.ndarray, draws: int, seed: int) -> float:
     return (1 + hits) / (1 + draws)
 
 
-def _difference_interval(sums: np.ndarray, sizes: np.ndarray, difference: float) -> tuple[float, float]:
+def difference_interval(sums: np.ndarray, sizes: np.ndarray, difference: float) -> tuple[float, float]:
     """95 % interval of a difference between means; if all videos agree, as wide as so few of them leave open."""
     if len(sizes) == 1:
         return -math.inf, math.inf
-    se = _cluster_se(sums, sizes, difference)
+    se = cluster_se(sums, sizes, difference)
     half = student_quantile(len(sizes) - 1) * se if se > 1e-12 else unanimous_width(len(sizes))
     return difference - half, difference + half
 
@@ -212,13 +213,13 @@ def unanimous_width(clusters: int) -> float:
     return 1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / clusters)
 
 
-def _cluster_se(sums: np.ndarray, sizes: np.ndarray, mean: float) -> float:
+def cluster_se(sums: np.ndarray, sizes: np.ndarray, mean: float) -> float:
     groups = len(sizes)
     residuals = sums - sizes * mean  # [G]
     return math.sqrt(groups / (groups - 1) * float((residuals**2).sum())) / float(sizes.sum())
 
 
-def _cluster_sums(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, np.ndarray]:
+def cluster_sums(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Rows and sums per cluster, in order of first appearance so that labels of any hashable type will do."""
     if len(clusters) != len(values):
         raise ValueError(f"{len(values)} values but {len(clusters)} cluster labels")
