@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from dataset_builder.errors import KitError
-from eval.results import FORMAT, Results, benchmark_fingerprint, read_json
+from eval.results import READABLE, Results, benchmark_fingerprint, read_json
 
 _HINT = "give a results JSON of this kit, or LightEval's results_*.json or details_*.parquet"
 
@@ -27,7 +28,7 @@ def load_results(path: str | Path) -> Results:
     if path.suffix == ".parquet":
         return _from_details(path, [path], {})
     content = read_json(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if isinstance(content, dict) and content.get("format") in READABLE:
         return Results.from_dict(content, path)
     if isinstance(content, dict) and "config_general" in content:
         return _from_details(path, _details_beside(path), content["config_general"].get("model_config") or {})
@@ -57,7 +58,7 @@ def _details_beside(results_file: Path) -> list[Path]:
 def _from_details(path: Path, files: list[Path], model_config: dict) -> Results:
     import pyarrow.parquet as pq
 
-    rows, judge, revision = [], {}, model_config.get("model_revision", "")
+    rows, judge, self_judged, revision = [], {}, None, model_config.get("model_revision", "")
     for file in files:
         try:
             table = pq.read_table(file, columns=["doc", "metric", "model_response"]).to_pylist()
@@ -80,13 +81,14 @@ def _from_details(path: Path, files: list[Path], model_config: dict) -> Results:
                     "correct": None if correct is None else int(correct),
                     "score": verdict.get("score"),
                     "error": verdict.get("error"),
+                    "reason": verdict.get("reason"),
+                    "scores": json.loads(verdict["scores"]) if verdict.get("scores") else None,
+                    "probability": verdict.get("probability"),
+                    "caption": verdict.get("caption"),
                 }
             )
-            judge = {
-                "name": verdict.get("judge"),
-                "revision": verdict.get("judge_revision"),
-                "settings_hash": verdict.get("judge_settings_hash"),
-            }
+            judge = json.loads(verdict["judge"])
+            self_judged = verdict.get("self_judged")
             revision = verdict.get("model_revision") or revision
     model = model_config.get("model_name") or path.stem
     return Results(
@@ -99,5 +101,6 @@ def _from_details(path: Path, files: list[Path], model_config: dict) -> Results:
         ),
         judge=judge,
         decoding=model_config.get("decoding") or {},
+        self_judged=self_judged,
         rows=sorted(rows, key=lambda row: (row["video_id"], row["question_id"])),
     )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dataset_builder.errors import KitError
+from eval.fingerprint import describe_judge, same_judge
 from eval.stats import Estimate, Paired, cluster_mean, paired_test
 
-FORMAT = "mmaip-v-results/1"
+FORMAT = "mmaip-v-results/2"
+READABLE = (FORMAT, "mmaip-v-results/1")  # the first had no reasons, raw scores and fingerprints
 ROW_FIELDS = (
     "question_id",
     "video_id",
@@ -24,6 +27,8 @@ ROW_FIELDS = (
     "score",
     "error",
 )
+SCORE = "score"  # the criterion that is reported as a mean
+MORE_FIELDS = ("reason", "scores", "probability", "caption")  # None in a row that lacks them
 
 
 @dataclass
@@ -36,10 +41,13 @@ class Results:
         model_revision: hash of the weights and configuration, or the Hub commit.
         dataset: where the benchmark came from.
         dataset_fingerprint: hash of the questions asked and their references.
-        judge: name, revision, settings_hash of the judge.
+        judge: which judge, see `eval.fingerprint.judge_record`.
         decoding: how answers were decoded.
-        rows: one dict per question with the keys of ``ROW_FIELDS``; ``correct`` is 0, 1 or None (no verdict, see
-            ``error``), ``score`` is the judge's aggregate in 0–1 or None.
+        self_judged: name of a judge that chose the model's training pairs and shares the evaluator's model; None if
+            there is none, or nobody said what the model was trained on. Such a figure is never a headline.
+        rows: one dict per question with the keys of ``ROW_FIELDS`` and ``MORE_FIELDS``; ``correct`` is 0, 1 or None (no
+            verdict, see ``error``), ``score`` is the judge's aggregate in 0–1 or None, ``scores`` its raw values by
+            criterion, ``probability`` that of a right answer where the judge gives one.
     """
 
     name: str
@@ -49,6 +57,7 @@ class Results:
     dataset_fingerprint: str = ""
     judge: dict = field(default_factory=dict)
     decoding: dict = field(default_factory=dict)
+    self_judged: str | None = None
     rows: list[dict] = field(default_factory=list)
 
     @property
@@ -82,6 +91,19 @@ class Results:
             raise KitError(f"results '{self.name}' hold no verdict: {first}")
         return cluster_mean([row["correct"] for row in rows], [row["video_id"] for row in rows])
 
+    def mean_score(self) -> Estimate | None:
+        """Mean of the judge's criterion ``score`` on its own scale, such as 0–5; None if it gives no such scores."""
+        rows = [row for row in self.judged if (row["scores"] or {}).get(SCORE) is not None]
+        if not rows:
+            return None
+        bounds = (self.judge.get("criteria") or {}).get(SCORE)
+        return cluster_mean([row["scores"][SCORE] for row in rows], [row["video_id"] for row in rows], bounds)
+
+    def failures(self) -> dict[str, int]:
+        """How often each reason for having no verdict occurs, most frequent first."""
+        counts = Counter(row["error"] or "no reason given" for row in self.rows if row["correct"] is None)
+        return dict(counts.most_common())
+
     def summary(self) -> dict:
         """What a table shows of this run, without the rows."""
         head = {key: value for key, value in asdict(self).items() if key != "rows"}
@@ -111,7 +133,7 @@ class Results:
         Raises:
             KitError: if a row lacks a field, or the content is something else.
         """
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") not in READABLE:
             raise KitError(f"{path}: these are not results of this kit (expected format '{FORMAT}')")
         known = {key: content[key] for key in cls.__dataclass_fields__ if key in content}
         try:
@@ -122,39 +144,83 @@ class Results:
             missing = [key for key in ROW_FIELDS if key not in row]
             if missing:
                 raise KitError(f"{path}: row {number}: field '{missing[0]}' is missing")
+            for key in MORE_FIELDS:
+                row.setdefault(key, None)
         return results
 
 
-def compare(a: Results, b: Results, draws: int = 100_000, seed: int = 0) -> Paired:
+def refuse_different_judges(results: Sequence[Results]) -> None:
+    """Verdicts of different judges, or of one under different settings, are no measurements of the same thing.
+
+    Raises:
+        KitError: naming the two that differ and what to do.
+    """
+    for other in results[1:]:
+        if not same_judge(results[0].judge, other.judge):
+            raise KitError(
+                f"'{results[0].name}' was judged by {describe_judge(results[0].judge)}, '{other.name}' by "
+                f"{describe_judge(other.judge)}: judge one of them again (python -m eval rejudge), or say "
+                "--different-judges to compare all the same"
+            )
+
+
+def compare(a: Results, b: Results, draws: int = 100_000, seed: int = 0, different_judges: bool = False) -> Paired:
     """Paired test of ``a`` against ``b`` over the questions that both have a verdict for, clustered by video.
 
     Rows are matched by question id, so their order does not matter. Rows that one side lacks are counted in
     ``left_out``.
 
+    Args:
+        a: the one that a positive difference favours.
+        b: its comparator, on the same questions.
+        draws: random sign assignments.
+        seed: of the draws.
+        different_judges: compare although their judges differ.
+
     Raises:
-        KitError: if the two share no judged question, or one question id stands for different questions.
+        KitError: if the two share no judged question, one question id stands for different questions, or their judges
+            differ.
     """
-    left, right = _by_id(a), _by_id(b)
-    common = [question_id for question_id in sorted(left) if question_id in right]
-    for question_id in common:
-        for key in ("video_id", "question", "answers"):
-            if left[question_id][key] != right[question_id][key]:
-                raise KitError(
-                    f"'{a.name}' and '{b.name}' disagree about field '{key}' of question {question_id}: "
-                    "they were not measured on the same benchmark"
-                )
-    judged = [q for q in common if left[q]["correct"] is not None and right[q]["correct"] is not None]
+    if not different_judges:
+        refuse_different_judges([a, b])
+    judged = common_rows([a, b])
     if not judged:
         raise KitError(f"'{a.name}' and '{b.name}' share no question with a verdict on both sides")
     paired = paired_test(
-        [left[q]["correct"] for q in judged],
-        [right[q]["correct"] for q in judged],
-        [left[q]["video_id"] for q in judged],
+        [rows[0]["correct"] for rows in judged],
+        [rows[1]["correct"] for rows in judged],
+        [rows[0]["video_id"] for rows in judged],
         draws=draws,
         seed=seed,
     )
-    left_out = len(left.keys() | right.keys()) - len(judged)
+    left_out = len({row["question_id"] for side in (a, b) for row in side.rows}) - len(judged)
     return Paired(**{**asdict(paired), "left_out": left_out})
+
+
+def common_rows(results: Sequence[Results]) -> list[tuple[dict, ...]]:
+    """The rows of several results on the same questions, side by side: those that all have a verdict for.
+
+    Returns:
+        One tuple a question, ordered by question id, with a row of each result.
+
+    Raises:
+        KitError: if one question id stands for different questions, or occurs twice on one side.
+    """
+    sides = [_by_id(side) for side in results]
+    found = []
+    for question_id in sorted(sides[0]):
+        rows = tuple(side[question_id] for side in sides if question_id in side)
+        for row in rows[1:]:
+            for key in ("video_id", "question", "answers"):
+                if row[key] != rows[0][key]:
+                    other = next(r.name for r, side in zip(results, sides) if side.get(question_id) is row)
+                    raise KitError(
+                        f"'{results[0].name}' and '{other}' disagree about field '{key}' of question {question_id}: "
+                        "they were not measured on the same benchmark"
+                    )
+        if len(rows) == len(results) and all(row["correct"] is not None for row in rows):
+            found.append(rows)
+    return found
 
 
 def benchmark_fingerprint(rows: Iterable[tuple[str, str, str, Iterable[str]]]) -> str:

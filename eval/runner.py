@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from dataset_builder.errors import KitError
 from dataset_builder.loading import load_config
+from eval.fingerprint import judge_record
 from eval.results import Results, benchmark_fingerprint, read_json
+from eval.verdicts import judge_answers
 
 if TYPE_CHECKING:  # the model and judge rooms import torch, which a command line should not wait for
-    from dataset_builder.judges import Judge, Score
+    from dataset_builder.judges import Judge
     from dataset_builder.media import Frames
     from dataset_builder.models import Decoding, LocalChatModel
 
 BATCH_SIZE = 64
 VIDEO_ID_DIGITS = 16  # a video_id is so many first hex digits of the file's sha256
-RIGHT_FROM = 0.5  # share of a criterion's range from which an answer counts as right
-VERDICT_CRITERIA = ("match", "correct")  # criteria that say right or wrong; otherwise a judge's first criterion does
 BENCHMARK_COLUMNS = ("question_id", "video_id", "question", "answers", "question_type", "video")
 
 
@@ -37,6 +37,7 @@ class BenchmarkItem:
         answers: reference answers, any of which is right; may be empty.
         question_type: kind of question, or "".
         video: path or file content; None if the dataset holds no video and none was attached.
+        caption: what is known of the video in words, for judges that read it instead of looking; None without one.
     """
 
     question_id: str
@@ -45,6 +46,7 @@ class BenchmarkItem:
     answers: tuple[str, ...]
     question_type: str
     video: str | bytes | None = field(repr=False)
+    caption: str | None = None
 
 
 class FramesCache(MutableMapping):
@@ -102,6 +104,7 @@ def load_benchmark(
                 answers=tuple(row["answers"] or ()),
                 question_type=row["question_type"] or "",
                 video=shared(video, items[-1].video if items else None),
+                caption=row.get("caption"),
             )
         )
     return items
@@ -172,7 +175,7 @@ def frames_of(video: str | bytes | None, num_frames: int, cache: MutableMapping 
 
     if video is None:
         raise KitError("the dataset holds no video for this row; attach your own copies with media.json")
-    key = (_content_key(video), num_frames)
+    key = (video_key(video), num_frames)
     if cache is not None and key in cache:
         return cache[key]
     frames = sample_frames(video, num_frames)
@@ -192,6 +195,7 @@ def evaluate(
     frames_cache: MutableMapping | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
+    blind: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Results:
     """Answer every item with ``model`` and judge the answers.
@@ -206,6 +210,8 @@ def evaluate(
         frames_cache: pass one mapping to all models of a process to decode every video once.
         seed: for sampled decoding; greedy answers do not depend on it.
         batch_size: questions per batch.
+        blind: show the model the question alone, which tells how much can be had without looking; the judge still sees
+            the video.
         on_batch: called with (done, total) after each batch.
 
     Returns:
@@ -225,7 +231,7 @@ def evaluate(
     rows: list[dict] = []
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
-        rows += _evaluate_batch(model, batch, judge, decoding, cache, seed, batch_size)
+        rows += _evaluate_batch(model, batch, judge, decoding, cache, seed, batch_size, blind)
         if on_batch:
             on_batch(len(rows), len(items))
     return Results(
@@ -235,7 +241,7 @@ def evaluate(
         dataset=str(dataset),
         dataset_fingerprint=benchmark_fingerprint((i.question_id, i.video_id, i.question, i.answers) for i in items),
         judge=judge_record(judge),
-        decoding={**asdict(decoding), "seed": seed, "template_hash": model.template_hash},
+        decoding={**asdict(decoding), "seed": seed, "template_hash": model.template_hash, "blind": blind},
         rows=rows,
     )
 
@@ -247,66 +253,33 @@ def greedy(max_new_tokens: int = 16, num_frames: int = 8) -> Decoding:
     return Decoding(temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens, num_frames=num_frames)
 
 
-def judge_record(judge: Judge) -> dict:
-    """What a saved result says about its judge."""
-    return {"name": judge.name, "revision": judge.revision, "settings_hash": judge.settings_hash}
-
-
-def verdict(scores: Sequence[Score]) -> dict:
-    """Turn a judge's scores for one answer into ``{"correct", "score", "error"}``.
-
-    ``correct`` is 1 if the criterion ``match`` or ``correct`` (else the first one) reaches half of its declared range,
-    0 if not, None if the judge could not say; ``score`` is the aggregate over all criteria in 0–1.
-    """
-    from dataset_builder.judges import aggregate
-
-    if not scores:
-        return {"correct": None, "score": None, "error": "the judge returned no score"}
-    decisive = next((s for s in scores if s.criterion in VERDICT_CRITERIA), scores[0])
-    if decisive.score is None:
-        return {"correct": None, "score": None, "error": decisive.error or "the judge gave no score"}
-    share = (decisive.score - decisive.low) / (decisive.high - decisive.low)
-    return {"correct": int(share >= RIGHT_FROM), "score": aggregate(list(scores), None), "error": None}
-
-
-def judge_answers(answers: Sequence, judge_items: Sequence, judge: Judge) -> list[dict]:
-    """Verdicts for answers, where ``answers[i]`` is a text or an exception that explains why there is none."""
-    judged = iter(judge.score([item for item, a in zip(judge_items, answers) if isinstance(a, str)]))
-    return [
-        verdict(next(judged)) if isinstance(a, str) else {"correct": None, "score": None, "error": str(a)}
-        for a in answers
-    ]
-
-
-def _evaluate_batch(model, batch, judge, decoding, cache, seed, batch_size) -> list[dict]:
+def _evaluate_batch(model, batch, judge, decoding, cache, seed, batch_size, blind) -> list[dict]:
     from dataset_builder.judges import JudgeItem
     from dataset_builder.models import ChatRequest
 
-    frames: list[Frames | KitError] = []
-    for item in batch:
+    answers: list[str | KitError] = [""] * len(batch)
+    requests, places = [], []
+    for place, item in enumerate(batch):
         try:
-            frames.append(frames_of(item.video, decoding.num_frames, cache))
+            frames = None if blind else frames_of(item.video, decoding.num_frames, cache)
         except KitError as error:
-            frames.append(error)
-    readable = [i for i, f in enumerate(frames) if not isinstance(f, KitError)]
-    requests = [ChatRequest(question=batch[i].question, frames=frames[i]) for i in readable]
-    replies = iter(model.generate(requests, decoding, seed=seed, batch_size=batch_size) if requests else [])
-    answers: list[str | KitError] = []
-    for found in frames:
-        if isinstance(found, KitError):
-            answers.append(found)
+            answers[place] = error
             continue
-        reply = next(replies)
-        answers.append(KitError(reply.error) if reply.error else reply.text)
-    judge_items = [
-        JudgeItem(
-            question=item.question,
-            answers=list(item.answers),
-            frames=frames_of(item.video, judge.num_frames, cache) if judge.needs_frames and readable_video else None,
-            response=answer if isinstance(answer, str) else "",
-        )
-        for item, answer, readable_video in zip(batch, answers, [not isinstance(f, KitError) for f in frames])
-    ]
+        requests.append(ChatRequest(question=item.question, frames=frames))
+        places.append(place)
+    replies = model.generate(requests, decoding, seed=seed, batch_size=batch_size) if requests else []
+    for place, reply in zip(places, replies, strict=True):
+        answers[place] = KitError(reply.error) if reply.error else reply.text
+    judge_items = []
+    for place, (item, answer) in enumerate(zip(batch, answers)):
+        frames = None
+        if judge.needs_frames and isinstance(answer, str):
+            try:
+                frames = frames_of(item.video, judge.num_frames, cache)
+            except KitError as error:
+                answers[place] = error
+        response = answer if isinstance(answer, str) else ""
+        judge_items.append(JudgeItem(item.question, list(item.answers), frames, response, caption=item.caption))
     verdicts = judge_answers(answers, judge_items, judge)
     return [
         {
@@ -316,14 +289,17 @@ def _evaluate_batch(model, batch, judge, decoding, cache, seed, batch_size) -> l
             "question": item.question,
             "answers": list(item.answers),
             "response": answer if isinstance(answer, str) else None,
+            "caption": item.caption,
             **judged,
         }
         for item, answer, judged in zip(batch, answers, verdicts)
     ]
 
 
-def _content_key(video: str | bytes) -> str | tuple:
+def video_key(video: str | bytes | None) -> str | tuple | None:
     """Tells videos apart by content (bytes) or by path, size and time (files): a rewritten file is decoded again."""
+    if video is None:
+        return None
     if isinstance(video, bytes):
         return hashlib.sha256(video).hexdigest()
     status = os.stat(video) if os.path.exists(video) else None

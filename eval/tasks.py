@@ -1,39 +1,33 @@
-"""LightEval tasks of this kit, one entry each; LightEval loads this file by path.
-
+"""
 name:
-mmaip_v_toy
+mmaip_v, mmaip_v_toy, msvd_qa, msrvtt_qa, tgif_qa, activitynet_qa, ssv2_qa, webvid_qa, vidal_qa
 
 dataset:
-the `benchmark` config (split test) of the folder or Hub id named by MMAIP_V_DATA, `mmaip-v` by default
+what MMAIP_V_DATA names, or the entry for a task under `data` in the YAML named by MMAIP_V_EVAL
 
 abstract:
-Open questions about short clips, judged against reference answers or by a visual judge (MMAIP_V_EVAL); accuracy with a
-95 % interval clustered by video.
+Open questions about videos, answers judged one by one (against references, or by a judge that watches the video), with
+intervals clustered by video. Each task is described in a file of its own in eval/benchmarks/.
+
+languages:
+english
 
 tags:
-video, vqa
+video, qa, open-ended
 
-    lighteval custom CHECKPOINT eval/video_model.py mmaip_v_toy --custom-tasks eval/tasks.py
-    python -m eval custom CHECKPOINT eval/video_model.py mmaip_v_toy    # the same, also without a network
+paper:
+https://arxiv.org/abs/2411.16201
+
+LightEval loads this file by its path:
+
+    lighteval custom CHECKPOINT eval/video_model.py mmaip_v --custom-tasks eval/tasks.py
+    python -m eval custom CHECKPOINT eval/video_model.py mmaip_v    # the same, also without a network
 """
 
-from eval.lighteval_adapter import VideoTaskConfig, install, video_doc
-from eval.metric import judged_accuracy
-from eval.settings import dataset_name, load_settings
+from eval.benchmarks import BENCHMARKS
+from eval.lighteval_adapter import install, video_task
+from eval.metric import judged_verdicts
 
 install()  # plain `lighteval` has not been through eval/launcher.py
 
-mmaip_v_toy = VideoTaskConfig(
-    name="mmaip_v_toy",
-    prompt_function=video_doc,
-    hf_repo=dataset_name(),
-    hf_subset="benchmark",
-    hf_avail_splits=["validation", "test"],
-    evaluation_splits=["test"],
-    few_shots_split=None,
-    generation_size=load_settings().max_new_tokens,
-    metrics=[judged_accuracy()],
-    version=1,
-)
-
-TASKS_TABLE = [mmaip_v_toy]
+TASKS_TABLE = [video_task(benchmark, judged_verdicts()) for benchmark in BENCHMARKS.values()]

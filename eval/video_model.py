@@ -1,9 +1,9 @@
 """A checkpoint that sees the video natively, for LightEval's ``custom`` command.
 
-    python -m eval custom NAME eval/video_model.py mmaip_v_toy --custom-tasks eval/tasks.py
+    python -m eval custom NAME eval/video_model.py mmaip_v --custom-tasks eval/tasks.py
 
 NAME is a checkpoint folder, or a Hub id with an optional revision (``NAMESPACE/NAME@v1``). LightEval's command takes no
-model arguments: frames, tokens, batch, device and dtype come from the YAML named by ``MMAIP_V_EVAL``.
+model arguments: frames (or none), tokens, batch, device and dtype come from the YAML named by ``MMAIP_V_EVAL``.
 """
 
 from dataclasses import asdict
@@ -14,9 +14,11 @@ from lighteval.models.custom.custom_model import CustomModelConfig
 
 from dataset_builder.errors import KitError
 from dataset_builder.models import ChatRequest, load_model
-from eval.lighteval_adapter import PredictionCache, answer_through_cache, doc_frames, require_checkpoint, response
+from eval.lighteval_adapter import PredictionCache, answer_through_cache, doc_frames, response
 from eval.runner import greedy
 from eval.settings import load_settings
+
+SEED = 0  # greedy answers do not depend on it
 
 
 class VideoModelConfig(CustomModelConfig):
@@ -39,14 +41,15 @@ class VideoModel(abstract_model.LightevalModel):
     def __init__(self, config: CustomModelConfig):
         self.settings = load_settings()
         name, revision = split_revision(config.model_name)
-        require_checkpoint(name)
         self.chat = load_model(name, revision, device=self.settings.device, dtype=self.settings.dtype)
         self.decoding = greedy(self.settings.max_new_tokens, self.settings.num_frames)
         settings = {
             **asdict(self.decoding),
+            "seed": SEED,
             "template_hash": self.chat.template_hash,
             "dtype": self.settings.dtype,
-            "media": self.settings.media,
+            "blind": self.settings.blind,
+            "shown_as": "video",
         }
         self.config = VideoModelConfig(**config.model_dump(), model_revision=self.chat.revision, decoding=settings)
         self._cache = PredictionCache(self.config, self.chat.revision, settings)
@@ -56,23 +59,26 @@ class VideoModel(abstract_model.LightevalModel):
         return answer_through_cache(self._cache, docs, self._answer)
 
     def _answer(self, docs: list) -> list:
-        # Questions of one video side by side: each video is decoded once, however small the frame cache is.
-        order = sorted(range(len(docs)), key=lambda i: (docs[i].specific or {}).get("video_id", ""))
+        replies: list = []
+        for start in range(0, len(docs), self.settings.batch_size):
+            replies += self._answer_batch(docs[start : start + self.settings.batch_size])
+        return replies
+
+    def _answer_batch(self, docs: list) -> list:
         replies: list = [None] * len(docs)
+        requests, places = [], []
+        for place, doc in enumerate(docs):
+            try:
+                frames = doc_frames(doc, self.decoding.num_frames)
+            except KitError as error:
+                replies[place] = response(None, str(error))
+                continue
+            requests.append(ChatRequest(question=doc.query, frames=frames))
+            places.append(place)
         size = self.settings.batch_size
-        for start in range(0, len(order), size):
-            requests, places = [], []
-            for place in order[start : start + size]:
-                try:
-                    frames = doc_frames(docs[place], self.decoding.num_frames)
-                except KitError as error:
-                    replies[place] = response(None, str(error))
-                    continue
-                requests.append(ChatRequest(question=docs[place].query, frames=frames))
-                places.append(place)
-            answers = self.chat.generate(requests, self.decoding, seed=0, batch_size=size) if requests else []
-            for place, answer in zip(places, answers, strict=True):
-                replies[place] = response(answer.text, answer.error)
+        answers = self.chat.generate(requests, self.decoding, seed=SEED, batch_size=size) if requests else []
+        for place, answer in zip(places, answers, strict=True):
+            replies[place] = response(answer.text, answer.error)
         return replies
 
     def loglikelihood(self, docs: list) -> list:

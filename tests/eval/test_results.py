@@ -7,7 +7,7 @@ import pytest
 
 from dataset_builder.errors import KitError
 from eval.__main__ import main
-from eval.results import Results, benchmark_fingerprint, compare
+from eval.results import MORE_FIELDS, Results, benchmark_fingerprint, compare
 from eval.runner import FramesCache, MediaIndex, evaluate, load_benchmark
 
 
@@ -23,6 +23,7 @@ def results_of(name: str, verdicts, videos=None) -> Results:
             "correct": correct,
             "score": None if correct is None else float(correct),
             "error": None if correct is not None else "no reference",
+            **dict.fromkeys(MORE_FIELDS),
         }
         for i, correct in enumerate(verdicts)
     ]
@@ -78,14 +79,93 @@ def test_compare_command_prints_and_writes_the_same_report(tmp_path, capsys):
     results_of("dpo", [1] * 12 + [0] * 4, [f"v{i // 2}" for i in range(16)]).save(tmp_path / "a.json")
     results_of("base", [0] * 12 + [0, 1, 0, 0], [f"v{i // 2}" for i in range(16)]).save(tmp_path / "b.json")
     inputs = [str(tmp_path / name) for name in ("a.json", "b.json")]
-    outputs = ["--markdown", str(tmp_path / "r.md"), "--json", str(tmp_path / "r.json")]
+    outputs = [
+        "--markdown",
+        str(tmp_path / "r.md"),
+        "--json",
+        str(tmp_path / "r.json"),
+        "--png",
+        str(tmp_path / "r.png"),
+    ]
     code = main(["compare", *inputs, *outputs])
     printed = capsys.readouterr().out
-    assert code == 0 and "dpo − base: +68.8 points" in printed and "16 questions about 8 videos" in printed
+    assert code == 0 and "| dpo − base | +68.8 |" in printed and "| dpo | 75.0 % |" in printed
     assert (tmp_path / "r.md").read_text() == printed
     record = json.loads((tmp_path / "r.json").read_text())
-    assert record["paired"]["difference"] == pytest.approx(11 / 16)
-    assert 0 < record["paired"]["p"] < 0.05
+    (pair,) = record["pairs"]
+    assert pair["difference"] == pytest.approx(11 / 16)
+    assert 0 < pair["p"] == pair["p_holm"] < 0.05
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_results_are_corrected_together(tmp_path):
+    from eval.report import comparison_markdown, comparison_record
+
+    videos = [f"v{i // 2}" for i in range(24)]
+    a = results_of("a", [1] * 22 + [0] * 2, videos)
+    b = results_of("b", [1] * 12 + [0] * 12, videos)
+    c = results_of("b", [0] * 20 + [1] * 4, videos)  # the same name and another model
+    c.model_revision = "fedcba9876543210"
+    record = comparison_record([a, b, c], draws=2000)
+    names = [side["name"] for side in record["results"]]
+    assert names == ["a", "b (01234567)", "b (fedcba98)"]
+    assert [(p["a"], p["b"]) for p in record["pairs"]] == [
+        (names[0], names[1]),
+        (names[0], names[2]),
+        (names[1], names[2]),
+    ]
+    raw = sorted(p["p"] for p in record["pairs"])
+    assert min(p["p_holm"] for p in record["pairs"]) == pytest.approx(min(1.0, 3 * raw[0]))
+    baseline = comparison_record([a, b, c], draws=2000, baseline=True)
+    assert [(p["a"], p["b"]) for p in baseline["pairs"]] == [(names[0], names[2]), (names[1], names[2])]
+    assert "p (Holm)" in comparison_markdown(record)
+    with pytest.raises(KitError, match="two results or more"):
+        comparison_record([a])
+
+
+def judged_by(results: Results, **record) -> Results:
+    from eval.fingerprint import fingerprint_of
+
+    made = {"name": "j", "kind": "vqa", "model": "m", "revision": "r", "reported": [], "settings_hash": "s", **record}
+    results.judge = {**made, "fingerprint": fingerprint_of(made)}
+    return results
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"name": "other name"}, False),
+        ({"revision": "other"}, True),
+        ({"settings_hash": "other"}, True),
+        ({"reported": ["m-2026-10"]}, True),
+        ({"kind": "hound"}, True),
+    ],
+)
+def test_other_judges_are_refused_unless_told_to(tmp_path, capsys, change, refused):
+    a, b = judged_by(results_of("a", [1, 0, 1, 1])), judged_by(results_of("b", [0, 0, 1, 0]), **change)
+    a.save(tmp_path / "a.json")
+    b.save(tmp_path / "b.json")
+    words = ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--draws", "100"]
+    if not refused:
+        assert main(words) == 0
+        return
+    with pytest.raises(KitError, match="--different-judges") as caught:
+        main(words)
+    assert "\n" not in str(caught.value)
+    assert main([*words, "--different-judges"]) == 0
+    assert "Careful" in capsys.readouterr().out
+
+
+def test_results_of_the_first_format_are_read(tmp_path):
+    results_of("old", [1, 0]).save(tmp_path / "r.json")
+    content = json.loads((tmp_path / "r.json").read_text())
+    content["format"] = "mmaip-v-results/1"
+    for row in content["rows"]:
+        for key in MORE_FIELDS:
+            del row[key]
+    del content["self_judged"]
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    assert Results.load(tmp_path / "r.json") == results_of("old", [1, 0])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The local page that people label on."""
