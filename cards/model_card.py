@@ -61,6 +61,7 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
             counts=run.counts,
             fingerprint=run.info.get("dataset_fingerprint"),
             by_type=accuracy_by_type(run, arm),
+            evaluator=run.measured("evaluator"),
             toy="toy" in {(row.get("source") or "").split("-")[0] for row in run.questions},
             sees_truth=any(judge["name"].startswith("reference") for judge in run.judges),
             figures=[(figure, ALT[figure]) for figure in figures],

@@ -169,6 +169,7 @@ def plan(config: ReleaseConfig) -> str:
             f"preferences, benchmark, responses, questions; judged by {', '.join(judges)}; card",
         ),
         (f"{run}/arms/", f"{', '.join(arm for arm in arms if arm != 'base')}: round-N folders; model card in the last"),
+        (f"{run}/evaluator/", "the judge that watches the video, with its weights, tasks and card"),
         (f"{run}/results/", f"answers and verdicts of {'each of them' if len(arms) > 8 else ', '.join(arms)}"),
         (f"{run}/figures/", "PNG and SVG"),
         (f"{run}/", "run.json, arms.json, report.html, summary.json"),
@@ -177,7 +178,7 @@ def plan(config: ReleaseConfig) -> str:
     pushes = [
         ("dataset", f"{where}/{Path(config.dataset).name}", f"{config.dataset}/: README.md, figures, Parquet, JSON"),
         ("model", f"{where}/{config.name}", f"{run}/arms/RELEASE_ARM/round-N/: one tag a round, card on the last"),
-        ("evaluator", f"{where}/{config.name}-evaluator", f"{run}/models/verifier/"),
+        ("evaluator", f"{where}/{config.name}-evaluator", f"{run}/evaluator/: judge, weights, tasks, card"),
     ]
     left, middle = max(len(path) for path, _ in makes), max(len(repo) for _, repo, _ in pushes)
     title = "would push" if config.namespace else "would push (no namespace is given, so nothing leaves this machine)"
@@ -216,6 +217,8 @@ def release(config: ReleaseConfig, overwrite: bool = False, say=print) -> dict:
             steps.control(config, log)
             steps.arms(config, log)
             run = steps.run_file(config)
+            if config.world is not None:  # elsewhere nobody has said which judge should watch
+                steps.evaluator(config, log, run)
             steps.figures(config, log, run)
             steps.cards(config, log, run)
             steps.report(config, log, run)

@@ -159,6 +159,22 @@ def run_file(config: ReleaseConfig) -> Run:
     return Run(run, dataset_folder)
 
 
+def evaluator(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
+    """Judge the released arm by a judge that watches the video, and write that judge's folder."""
+    from cards.evaluating import FOLDER, headline, measure_evaluator
+
+    folder = run.folder / FOLDER
+    spec = {"kind": "visual", "model": str(run.folder / "models" / "verifier"), "name": "verifier"}
+
+    def body() -> dict:
+        return measure_evaluator(run, spec, truth_known=True)
+
+    owns = [folder, run.folder / "results" / FOLDER]
+    doing = "judging the released model by a judge that watches the video"
+    outputs = [folder / "config.json"]
+    return log.run("evaluator", [spec], outputs, body, lambda m: headline(m, folder), owns, doing)
+
+
 def figures(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
     """Draw the figures of the cards and the report."""
 

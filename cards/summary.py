@@ -94,6 +94,7 @@ def summary_text(run: Run, summary: dict) -> str:
         "",
         f'dataset  {run.dataset}/   (load_dataset("{run.dataset}"))',
         f"models   {run.folder}/models/, {run.folder}/arms/",
+        *([f"judge    {run.folder}/evaluator/"] if (run.folder / "evaluator" / "config.json").is_file() else []),
         f"report   {run.folder}/report.html",
         f"summary  {run.folder}/summary.json",
         f"{summary['wall_seconds']:.0f} s of wall time, all sittings together",

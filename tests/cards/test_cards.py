@@ -182,3 +182,26 @@ def test_numbers_are_written_for_people():
         assert function(None) == NOT_MEASURED
     assert share(float("nan")) == NOT_MEASURED
     assert [size_category(n) for n in (999, 1_000, 50_000)] == ["n<1K", "1K<n<10K", "10K<n<100K"]
+
+
+def estimate(mean: float) -> dict:
+    return {"mean": mean, "se": 0.01, "low": mean - 0.02, "high": mean + 0.02, "n": 90, "clusters": 30}
+
+
+def test_the_model_card_shows_what_the_evaluator_says_and_whether_it_judges_itself(own_run):
+    plain = render_model_card(own_run)
+    assert "By a judge that watches" not in plain
+    said = {"accuracy": estimate(0.731), "self_judged": "verifier", "unjudged": 3, "error": estimate(0.269)}
+    said |= {"missed": 0.264, "false_alarms": None, "debiased": estimate(0.683)}
+    said |= {"without_frames": estimate(0.648), "blind": estimate(0.342)}
+    judge = {"name": "verifier", "kind": "visual", "fingerprint": "0123456789abcdef"}
+    measured = {"judge": judge, "arms": {"iter_w2s": said}, "gold_videos": 40}
+    write_json(own_run / "measurements" / "evaluator.json", measured)
+    card = render_model_card(own_run)
+    assert "**Self-judged:** this model also chose the training pairs (judge `verifier`)" in card
+    for figure in ("73.1 %", "26.9 %", "26.4 %", "68.3 %", "64.8 %", "34.2 %", "0123456789abcdef"):
+        assert figure in card, figure
+    said["self_judged"] = None
+    del said["debiased"]
+    write_json(own_run / "measurements" / "evaluator.json", measured)
+    assert "Self-judged" not in render_model_card(own_run) and "not measured |" in render_model_card(own_run)
