@@ -260,7 +260,7 @@ def _fit(
     model, processor, encoder, clips, steps: int, job: Job, rng: random.Random, rate: float = 0.0, pack: bool = True
 ):
     """Run the SFT recipe's training on these clips."""
-    from transformers import TrainerCallback, TrainingArguments
+    from transformers import TrainerCallback
 
     from recipes.sft import train
 
@@ -272,11 +272,19 @@ def _fit(
                 with _SEEN.get_lock():
                     _SEEN.value += job.batch
 
-    args = TrainingArguments(
+    args = tiny_arguments(job.batch, steps, rate or job.learning_rate, rng.randrange(2**31))
+    train(model, processor, clips, args, pack=pack, encoder=encoder, callbacks=(Count(),))
+
+
+def tiny_arguments(batch: int, steps: int, rate: float, seed: int):
+    """How tiny models are trained on a CPU: a cosine after a short warm-up, nothing saved or logged."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
         output_dir=tempfile.gettempdir(),  # nothing is saved there
-        per_device_train_batch_size=job.batch,
+        per_device_train_batch_size=batch,
         max_steps=steps,
-        learning_rate=rate or job.learning_rate,
+        learning_rate=rate,
         lr_scheduler_type="cosine",
         warmup_steps=min(20, steps // 4),
         save_strategy="no",
@@ -285,9 +293,8 @@ def _fit(
         disable_tqdm=True,
         use_cpu=True,
         adam_beta2=0.98,
-        seed=rng.randrange(2**31),
+        seed=seed,
     )
-    train(model, processor, clips, args, pack=pack, encoder=encoder, callbacks=(Count(),))
 
 
 def _clips(job: Job, scenes: dict, videos: Path) -> list:

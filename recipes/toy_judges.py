@@ -119,14 +119,11 @@ def train_open_judge(
         seed: of the order of the examples.
         steps: of training.
     """
-    import tempfile
-
-    from transformers import TrainingArguments
-
     from dataset_builder.models import load_model
     from recipes.checkpoints import place, save_checkpoint
     from recipes.sft import train
     from recipes.sft_data import Clip, Turn
+    from recipes.toy import tiny_arguments
 
     def turns(scene: OpenScene) -> list[Turn]:
         made = []
@@ -138,21 +135,7 @@ def train_open_judge(
         return made
 
     loaded = load_model(start, device="cpu", dtype="float32")
-    arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # nothing is saved there
-        per_device_train_batch_size=OPEN_BATCH,
-        max_steps=steps,
-        learning_rate=OPEN_RATE,
-        lr_scheduler_type="cosine",
-        warmup_steps=min(20, steps // 4),
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        adam_beta2=0.98,
-        seed=seed,
-    )
+    arguments = tiny_arguments(OPEN_BATCH, steps, OPEN_RATE, seed)
     train(loaded.model, loaded.processor, [Clip(path, turns(scene)) for path, scene in clips], arguments, pack=False)
     place(Path(folder), lambda partial: save_checkpoint(loaded.model, loaded.processor, partial))
     return Path(folder)

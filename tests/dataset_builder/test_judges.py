@@ -225,3 +225,24 @@ def test_visual_judges_with_other_settings_have_other_hashes(verifier):
     model = load_model(str(verifier))
     first, again, other = VisualJudge(model), VisualJudge(model, name="x"), VisualJudge(model, num_frames=4)
     assert first.settings_hash == again.settings_hash != other.settings_hash
+
+
+def test_a_visual_judge_reads_references_or_sees_nothing_where_it_is_told_to(verifier, clip):
+    from dataset_builder.judges.visual import REFERENCE_PROMPT
+    from dataset_builder.models import ChatRequest
+
+    spec = {"kind": "visual", "model": str(verifier)}
+    frames = clip
+    item = JudgeItem("what ?", ["a ring", "ring"], frames, "a cross")
+    reading = make_judge({**spec, "use_references": True}, device="cpu")
+    asked = REFERENCE_PROMPT.format(question="what ?", references="a ring or ring", answer="a cross")
+    expected = reading.model.choice_probability([ChatRequest(asked, frames)])[0, 0]
+    assert reading.score([item])[0][0].score == expected
+    plain = make_judge(spec, device="cpu")
+    without = dataclasses.replace(item, answers=[])
+    assert reading.score([without])[0][0].score == plain.score([item])[0][0].score  # no reference: nothing to read
+    unseeing = make_judge({**spec, "num_frames": 0}, device="cpu")
+    assert not unseeing.needs_frames
+    blind = [unseeing.score([dataclasses.replace(item, frames=f)])[0][0].score for f in (None, frames)]
+    assert blind[0] == blind[1] is not None
+    assert len({reading.settings_hash, plain.settings_hash, unseeing.settings_hash}) == 3
