@@ -1,4 +1,4 @@
-"""``python -m cards release CONFIG.yaml …`` (the whole road) and ``python -m cards curves RUN PICTURE``."""
+"""``python -m cards release CONFIG.yaml …`` (the whole road), ``push``, ``verify``, ``doctor`` and ``curves``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from cards.doctor import add_doctor, doctor
+from cards.push.command import add_push, push, push_leg
+from cards.verify.command import add_verify, verify
 from dataset_builder.errors import KitError, run_cli
 
 
@@ -19,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
     release.add_argument("--seed", type=int, default=None, help="another seed, in RUN_DIR-seed-K with its own dataset")
     release.add_argument("--dry-run", action="store_true", help="say what would be made and pushed; start nothing")
     release.add_argument("--overwrite", action="store_true", help="replace a dataset made from another config")
+    add_push(verbs)
+    add_verify(verbs)
+    add_doctor(verbs)
     curves = verbs.add_parser("curves", help="draw the alpha searches of a run of recipes/iter_w2s.py")
     curves.add_argument("run", metavar="RUN", help="its output_dir")
     curves.add_argument("picture", metavar="PICTURE", help="a .png or .svg to write")
@@ -48,12 +54,17 @@ def main(argv: list[str] | None = None) -> int:
     def body() -> int:
         if arguments.verb == "curves":
             return draw_curves(arguments.run, arguments.picture)
+        if arguments.verb == "push":
+            return push(arguments, lambda text: print(text, flush=True))
+        if arguments.verb in ("verify", "doctor"):
+            return {"verify": verify, "doctor": doctor}[arguments.verb](arguments, lambda text: print(text, flush=True))
         from cards.release import load_config, plan, release
 
         config = load_config(arguments.config, arguments.seed)
         if arguments.dry_run:
             print(plan(config))
             return 0
+        offline = os.environ.get("HF_HUB_OFFLINE")
         # set before torch is imported: one thread a process, because stages run two processes side by side
         for name, value in {
             "OMP_NUM_THREADS": "1",
@@ -63,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         }.items():
             os.environ.setdefault(name, value)
         release(config, overwrite=arguments.overwrite, say=lambda text: print(text, flush=True))
-        return 0
+        return push_leg(config.run_dir, config.namespace, config.name, offline) if config.namespace else 0
 
     return run_cli(body)
 

@@ -60,10 +60,13 @@ def measure_evaluator(run: Run, spec: dict[str, Any], truth_known: bool) -> dict
         if arm == run.release_arm:
             unseeing = make_judge({**spec, "num_frames": 0}) if spec["kind"] in ("visual", "vqa") else None
             if unseeing is not None:
-                said["without_frames"] = rejudge(results, unseeing).accuracy.as_dict()
+                shown_nothing = rejudge(results, unseeing)
+                shown_nothing.save(run.folder / "results" / FOLDER / "without_frames.json")
+                said["without_frames"] = shown_nothing.accuracy.as_dict()
             checkpoint = run.release_folder
             if checkpoint is not None:
-                blind = evaluate(load_model(checkpoint), items, blind=True)
+                blind = evaluate(load_model(checkpoint), items, name="blind", blind=True)
+                blind.save(run.folder / "results" / FOLDER / "blind.json")
                 said["blind"] = blind.accuracy.as_dict()
     VQAEvaluator(spec).save_pretrained(run.folder / FOLDER)
     record = {key: value for key, value in judged.judge.items() if key != "settings"} if arms else {}

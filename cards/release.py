@@ -11,6 +11,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from cards.push.checks import check_names
+from cards.push.plan import repo_names
 from cards.stage_log import StageLog
 from dataset_builder.errors import KitError
 
@@ -149,6 +151,8 @@ def load_config(path: str | Path, seed: int | None = None) -> ReleaseConfig:
         raise KitError(f"{path}: training.model_name_or_path: is missing (there is no 'world' that would make a base)")
     try:
         config.arm_names()
+        if config.namespace:  # before hours of work, not after
+            check_names(config.namespace, repo_names(config.name, Path(config.dataset).name))
     except KitError as error:
         raise KitError(f"{path}: {error}") from None
     return config

@@ -34,7 +34,7 @@ def judge_record(judge: Judge) -> dict[str, Any]:
         "reported": sorted(judge.reported),
         "settings_hash": judge.settings_hash,
         "settings": judge.settings,
-        "criteria": {criterion.name: [criterion.low, criterion.high] for criterion in judge.criteria},
+        "criteria": {c.name: [c.low, c.high] for c in getattr(judge, "criteria", ())},  # a pair judge has none
     }
     return {**record, "fingerprint": fingerprint_of(record)}
 

@@ -201,3 +201,13 @@ def own_run(made_run, tmp_path) -> Path:
     info = json.loads((run / "run.json").read_text())
     write_json(run / "run.json", {**info, "dataset": str(tmp_path / "copy" / "mmaip-v")})
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(made_run, tmp_path_factory) -> Path:
+    """A run with weights of every round, cards and an evaluator, ready to be pushed, that tests only read."""
+    from tests.cards.pushing import copy, finish
+
+    run = copy(made_run, tmp_path_factory.mktemp("finished") / "place")
+    finish(run)
+    return run
