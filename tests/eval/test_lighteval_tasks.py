@@ -16,7 +16,7 @@ SAMPLE = {
     "question_id", "video_id", "question_type", "caption", "correct", "score", "error", "reason", "probability",
     "scores", "judge", "self_judged", "model_revision",
 }  # fmt: skip
-JUDGE = {"name", "kind", "model", "revision", "reported", "settings_hash", "settings", "fingerprint"}
+JUDGE = {"name", "criteria", "kind", "model", "revision", "reported", "settings_hash", "settings", "fingerprint"}
 
 
 def without_references(dataset, folder, count):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import threading
 
 from tests.hub import LoopbackHub
@@ -16,6 +17,7 @@ def main() -> None:
     parser.add_argument("--user", default="tester", help="owner of the tokens, and a namespace")
     parser.add_argument("--org", action="append", default=[], help="a further namespace of the user; may be repeated")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     with LoopbackHub(options.folder, options.user, tuple(options.org), options.port) as hub:
         about = {"endpoint": hub.endpoint, "token": hub.token, "read_token": hub.read_token}
         print(json.dumps(about), flush=True)
