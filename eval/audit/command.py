@@ -144,8 +144,10 @@ def make_judges(config: Any, pair_config: Any, work: Path, device: str) -> dict[
 
 def without_frames(config: Any, judge: Judge) -> Judge | None:
     """The same judge on the same model, shown no frames; None where its kind has no such version."""
-    from dataset_builder.judges import VQAJudge
+    from dataset_builder.judges import VisualJudge, VQAJudge
 
+    if isinstance(judge, VisualJudge) and judge.needs_frames:
+        return VisualJudge(judge.model, 0, judge.name, judge.weight, judge.use_references)
     if not isinstance(judge, VQAJudge) or not judge.needs_frames:
         return None
     fields = ("name", "weight", "use_references", "max_new_tokens", "temperature", "max_retries", "probability")

@@ -103,7 +103,7 @@ class Unseen:
         if not setup.needs_frames:
             return READS_ONLY
         if self.asked.get("round") == BLIND and not setup.blind:
-            return "this kind of judge cannot be asked without frames (kind 'vqa' can)"
+            return "this kind of judge cannot be asked without frames (kinds 'vqa' and 'visual' can)"
         return None
 
     def asks(self, setup: Setup) -> Iterator[Ask]:
