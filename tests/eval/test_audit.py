@@ -177,7 +177,7 @@ def test_what_cannot_be_measured_says_why_and_is_never_zero():
     why = audit(planted.Honest(), bare, own=["kin"], injections=FEW, draws=500)["not_measured"]
     assert why["self_preference"] == "the set holds no answers of known models"
     assert why["other_video"] == "the set holds no other video to show"
-    assert "kind 'vqa'" in why["no_frames"]
+    assert "'vqa' and 'visual'" in why["no_frames"]
     one_video = audit(planted.Honest(), cases()[:2], probes=["errors"])
     assert "an interval needs two" in one_video["not_measured"]["errors"] and one_video["findings"] == []
     assert "it was not asked for" in one_video["not_measured"]["style"]

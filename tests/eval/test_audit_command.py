@@ -40,7 +40,7 @@ def test_a_tiny_visual_judge_on_a_built_dataset(world, tmp_path, capsys, few_inj
     assert record["judge"]["kind"] == "visual" and record["judge"]["fingerprint"] and record["unjudged"] == 0
     probes = {one["probe"] for one in record["findings"]}
     assert probes >= {"errors", "length", "style", "injections", "frames", "other_video", "blank", "retest", "order"}
-    assert {"pairs", "no_frames"} <= set(record["not_measured"])
+    assert "pairs" in record["not_measured"] and "no_frames" not in record["not_measured"]
     for one in record["findings"]:
         if one["probe"] in ("retest", "order") and one["name"] == "changed":
             assert one["estimate"]["mean"] == 0
