@@ -9,10 +9,13 @@ SEED ?=
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo rehearse test test-slow bench lint clean
 
 demo: $(READY)
 	$(BIN)/python -m cards release cards/configs/demo.yaml $(if $(SEED),--seed $(SEED))
+
+rehearse: $(READY)
+	$(BIN)/python -m tests.rehearsal
 
 test: $(READY)
 	$(BIN)/python -m pytest
