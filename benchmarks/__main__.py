@@ -6,6 +6,7 @@ import importlib
 
 RUN = ("sft_packing", "debias_coverage")
 NAMED_ONLY = {  # benchmark → why it is not run here
+    "toy_evaluator": "reads the folders of `make demo` and trains judges for some minutes",
     "video_sampling": "compares with decord2 and torchcodec, which are not among the requirements",
     "endpoint_throughput": "wants an idle machine",
     "build_memory": "takes more than 10 minutes",
