@@ -27,7 +27,7 @@ def measure_evaluator(run: Run, spec: dict[str, Any], truth_known: bool) -> dict
     """
     import transformers
 
-    from dataset_builder.judges import make_judge
+    from dataset_builder.judges import make_judge, without_frames
     from dataset_builder.models import load_model
     from eval.evaluator import VQAEvaluator
     from eval.rejudge import rejudge
@@ -58,7 +58,7 @@ def measure_evaluator(run: Run, spec: dict[str, Any], truth_known: bool) -> dict
                 said["debiased"] = simulated_debiasing(judged, truth, GOLD_VIDEOS)
         arms[arm] = said
         if arm == run.release_arm:
-            unseeing = make_judge({**spec, "num_frames": 0}) if spec["kind"] in ("visual", "vqa") else None
+            unseeing = without_frames(judge)
             if unseeing is not None:
                 shown_nothing = rejudge(results, unseeing)
                 shown_nothing.save(run.folder / "results" / FOLDER / "without_frames.json")

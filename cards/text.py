@@ -148,19 +148,11 @@ def codes(value: str):
 @cache
 def environment():
     """The Jinja environment over ``cards/templates`` with the filters above; HTML templates are escaped."""
-    import jinja2
+    from eval import templates
 
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=lambda name: bool(name) and ".html" in name,
-    )
+    made = templates.environment(Path(__file__).parent / "templates", lambda name: bool(name) and ".html" in name)
     for function in (count, share, points, interval, number, short, p_value, alphas, rate, arm_words, remark):
         made.filters[function.__name__] = function
-    made.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     made.filters["codes"] = codes
     made.globals.update(NOT_MEASURED=NOT_MEASURED, PAPER=PAPER, CITATION=CITATION)
     return made

@@ -9,6 +9,7 @@ EXIT_OK = 0
 EXIT_CANNOT_RUN = 2  # nothing was done: the configuration or the environment has to change first
 EXIT_ROWS_LEFT_OUT = 3  # the work was finished, but some rows could not be used
 EXIT_BUDGET = 4  # a spend limit was reached: nothing is lost, and a higher limit goes on from here
+EXIT_UNJUDGED = 5  # more answers than allowed have no verdict: the figures are there, and should not be trusted
 EXIT_STOPPED = 130  # what a shell expects after Ctrl-C
 
 

@@ -76,6 +76,7 @@ __all__ = [
     "parse_video_chatgpt",
     "parse_vqa",
     "settings_hash",
+    "without_frames",
 ]
 
 
@@ -113,3 +114,24 @@ def make_judge(spec: Mapping[str, Any] | JudgeConfig, device: str = "auto", cach
     if isinstance(config, VQAJudgeConfig):
         return VQAJudge(model, probability=config.probability, **common)
     return VLMJudge(model, **common)
+
+
+def without_frames(judge: Judge) -> Judge | None:
+    """The same judge on the same model, shown no frames: a baseline; None if it looks at none or cannot do without."""
+    if not judge.needs_frames:
+        return None
+    if isinstance(judge, VisualJudge):
+        return VisualJudge(judge.model, 0, judge.name, judge.weight, judge.use_references)
+    if isinstance(judge, VQAJudge):
+        return VQAJudge(
+            judge.model,
+            name=judge.name,
+            weight=judge.weight,
+            num_frames=0,
+            use_references=judge.use_references,
+            max_new_tokens=judge.asker.decoding.max_new_tokens,
+            temperature=judge.asker.decoding.temperature,
+            max_retries=judge.asker.max_retries,
+            probability=judge.probability,
+        )
+    return None

@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset_builder.errors import KitError
+from dataset_builder.errors import EXIT_UNJUDGED, KitError
 from eval.settings import EvalSettings, dataset_name
 
 if TYPE_CHECKING:
-    from dataset_builder.judges import Judge
     from eval.audit.cases import Case
 
-EXIT_UNJUDGED = 5  # more answers than allowed have no verdict: the figures are there, and should not be trusted
 LIMIT = 200  # questions: about thirty verdicts each
 
 _EPILOG = """Writes DIR/audit.json, DIR/audit.md and DIR/audit.png, and keeps verdicts in DIR/.audit-work, so that a
@@ -129,7 +127,7 @@ def read_cases(options: argparse.Namespace, settings: EvalSettings) -> tuple[lis
 
 def make_judges(config: Any, pair_config: Any, work: Path, device: str) -> dict[str, Any]:
     """The judge, the one that is asked again, the one without frames, and the pair judge, as `audit` takes them."""
-    from dataset_builder.judges import make_judge, make_pair_judge
+    from dataset_builder.judges import make_judge, make_pair_judge, without_frames
     from dataset_builder.models import CallCache
 
     served = is_served(config) or is_served(pair_config)
@@ -139,19 +137,7 @@ def make_judges(config: Any, pair_config: Any, work: Path, device: str) -> dict[
     again = None
     if is_served(config):  # a cache of its own: the first replies must not answer the second asking
         again = make_judge(config, device, CallCache(work / "calls-again.sqlite"))
-    return {"judge": judge, "again": again, "blind": without_frames(config, judge), "pair_judge": pair_judge}
-
-
-def without_frames(config: Any, judge: Judge) -> Judge | None:
-    """The same judge on the same model, shown no frames; None where its kind has no such version."""
-    from dataset_builder.judges import VisualJudge, VQAJudge
-
-    if isinstance(judge, VisualJudge) and judge.needs_frames:
-        return VisualJudge(judge.model, 0, judge.name, judge.weight, judge.use_references)
-    if not isinstance(judge, VQAJudge) or not judge.needs_frames:
-        return None
-    fields = ("name", "weight", "use_references", "max_new_tokens", "temperature", "max_retries", "probability")
-    return VQAJudge(judge.model, num_frames=0, **{name: getattr(config, name) for name in fields})
+    return {"judge": judge, "again": again, "blind": without_frames(judge), "pair_judge": pair_judge}
 
 
 def is_served(config: Any) -> bool:

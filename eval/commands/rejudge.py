@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset_builder.errors import EXIT_ROWS_LEFT_OUT, KitError
+from dataset_builder.errors import EXIT_ROWS_LEFT_OUT, EXIT_UNJUDGED, KitError
 
 if TYPE_CHECKING:
     from eval.results import Results
     from eval.settings import EvalSettings
-
-EXIT_UNJUDGED = 5  # more answers than allowed have no verdict: the results are there, and should not be trusted
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from eval.evaluator.folders import PACKAGE
 from eval.evaluator.weights import TRAINING
 from eval.fingerprint import same_judge
 from eval.results import read_json
+from eval.templates import environment
 
 _PROMPTS = ("system", "prompt", "example")  # of a judge's settings: what its model reads
 _SHOWN = (*_PROMPTS, "frames")  # what the card does not repeat in its list of settings
@@ -134,16 +135,7 @@ def read_audit(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _template():
-    import jinja2
-
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    made.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
+    made = environment(Path(__file__).parent / "templates")
     made.filters["share"] = lambda value: "not measured" if value is None else f"{100 * value:.1f} %"
     made.filters["fence"] = _fence
     return made.get_template("evaluator_card.md.j2")

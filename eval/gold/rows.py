@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_builder.errors import KitError, RowError
+from dataset_builder.stages import fsync_folder
 
 VERDICTS = ("correct", "incorrect", "unsure")
 CHOICES = ("A", "B", "tie", "unsure")
@@ -193,7 +194,7 @@ class LabelFile:
             finally:
                 os.close(descriptor)
             if is_new:
-                _fsync_folder(self.path.parent)
+                fsync_folder(self.path.parent)
         except OSError as error:
             raise KitError(f"{self.path}: the label could not be stored ({error.strerror or error})") from None
 
@@ -235,14 +236,6 @@ def _write_whole(descriptor: int, data: bytes) -> None:
     except OSError:
         os.ftruncate(descriptor, size)
         raise
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _object(line: bytes) -> dict | None:

@@ -11,9 +11,8 @@ import typer
 from lighteval.logging.evaluation_tracker import EvaluationTracker
 from lighteval.pipeline import Pipeline
 
-from dataset_builder.errors import EXIT_ROWS_LEFT_OUT, KitError
+from dataset_builder.errors import EXIT_ROWS_LEFT_OUT, EXIT_UNJUDGED, KitError
 from dataset_builder.text import one_line
-from eval.commands.rejudge import EXIT_UNJUDGED
 from eval.lighteval_adapter.state import RUN
 from eval.settings import load_settings
 

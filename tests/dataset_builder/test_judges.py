@@ -24,6 +24,7 @@ from dataset_builder.judges import (
     make_judge,
     make_scores,
     settings_hash,
+    without_frames,
 )
 from dataset_builder.media import sample_frames
 from dataset_builder.text import normalise, token_f1, words
@@ -246,3 +247,7 @@ def test_a_visual_judge_reads_references_or_sees_nothing_where_it_is_told_to(ver
     blind = [unseeing.score([dataclasses.replace(item, frames=f)])[0][0].score for f in (None, frames)]
     assert blind[0] == blind[1] is not None
     assert len({reading.settings_hash, plain.settings_hash, unseeing.settings_hash}) == 3
+    assert without_frames(plain).settings_hash == unseeing.settings_hash and without_frames(unseeing) is None
+    vqa = {"kind": "vqa", "model": str(verifier), "max_new_tokens": 7, "max_retries": 1, "use_references": False}
+    told, made = make_judge({**vqa, "num_frames": 0}, device="cpu"), without_frames(make_judge(vqa, device="cpu"))
+    assert made.settings_hash == told.settings_hash and without_frames(ReferenceJudge()) is None
