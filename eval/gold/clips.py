@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 from dataset_builder.errors import KitError
+from dataset_builder.media.browser import browser_mp4, plays_in_browsers
 from eval.runner import MediaIndex, load_rows, video_source
 
 SPLITS = ("test", "validation")
-_PIXELS = ("yuv420p", "yuvj420p")
-_ENCODING = {"crf": "16", "preset": "veryfast", "threads": "1"}
 
 
 class Clips:
@@ -99,49 +97,3 @@ class Clips:
             part = path.with_suffix(".part")
             part.write_bytes(source if plays_in_browsers(source) else browser_mp4(source))
             return part.replace(path)
-
-
-def plays_in_browsers(source: str | bytes) -> bool:
-    """Whether every current browser plays a video as it is: 8-bit 4:2:0 H.264 in mp4.
-
-    Raises:
-        KitError: if it cannot be opened.
-    """
-    from dataset_builder.media.container import open_video
-
-    with open_video(source) as video:
-        coded = video.stream.codec_context
-        return (
-            "mp4" in video.container.format.name.split(",") and coded.codec.name == "h264" and coded.pix_fmt in _PIXELS
-        )
-
-
-def browser_mp4(source: str | bytes) -> bytes:
-    """A video's pictures at their own times as H.264 in mp4, without sound; odd sides lose a row or column.
-
-    Raises:
-        KitError: if it cannot be decoded.
-    """
-    import av
-    import numpy as np
-
-    from dataset_builder.media.container import open_video
-    from dataset_builder.media.decode import picture
-
-    out = io.BytesIO()
-    with open_video(source) as video:
-        stream = video.stream
-        with av.open(out, "w", format="mp4") as target:
-            encoder = target.add_stream("libx264", rate=stream.average_rate or 25, options=_ENCODING)
-            encoder.time_base = encoder.codec_context.time_base = stream.time_base
-            encoder.pix_fmt = "yuv420p"
-            for frame in video.container.decode(stream):
-                pixels = picture(frame)
-                pixels = pixels[: max(2, len(pixels) // 2 * 2), : max(2, pixels.shape[1] // 2 * 2)]
-                if not encoder.codec_context.is_open:
-                    encoder.height, encoder.width = pixels.shape[:2]
-                shown = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-                shown.pts, shown.time_base = frame.pts, stream.time_base
-                target.mux(encoder.encode(shown))
-            target.mux(encoder.encode())
-    return out.getvalue()
