@@ -214,7 +214,7 @@ def expected_half_width(gold_videos: int, spread: Spread, estimand: str = "bench
         second = lam**2 * s.verdict_variance / (s.videos - g)
         df = (variance + second) ** 2 / (variance**2 / df + second**2 / (s.videos - 1))
         variance += second
-    return student_quantile(math.floor(df * 10) / 10) * math.sqrt(variance)
+    return student_quantile(df) * math.sqrt(variance)
 
 
 def _fewest(half_width: float, spread: Spread, estimand: str, judge: bool) -> int | None:

@@ -118,7 +118,7 @@ def fit(sums: Sums, benchmark: bool, lam: float | None = None) -> Fit:
     b_square = (b * b).sum(-1)
     varies = b_square > 1e-9
     b_safe = np.where(varies, b_square, 1.0)
-    raw = np.where(varies, (a * b).sum(-1) / b_safe, 0.0) * outside
+    raw = np.round(np.where(varies, (a * b).sum(-1) / b_safe, 0.0) * outside, 12)  # so that a zero is one on both sides
     lam = np.clip(raw, 0.0, 1.0) if lam is None else np.full_like(raw, lam)
     tuned = (lam == raw) & varies & (outside > 0)
     slope = np.where(outside > 0, lam / np.where(outside > 0, outside, 1.0), 0.0)
@@ -227,9 +227,15 @@ def _effective_videos(sums: Sums, design: np.ndarray, largest: np.ndarray) -> np
 
 
 def _quantiles(df: np.ndarray) -> np.ndarray:
-    """Student's quantile for each df, rounded down to a tenth so that few must be integrated."""
-    tenths, where = np.unique(np.floor(np.minimum(df, 1e6) * 10), return_inverse=True)
-    return np.array([student_quantile(t / 10) for t in tenths.ravel()])[where].reshape(np.shape(df))
+    """Student's quantile for each df, on the chord between tenths, so that few must be integrated.
+
+    The quantile is convex in df, so a chord is never below it; rounding df to tenths would make it jump.
+    """
+    tenths = np.minimum(df, 1e6) * 10
+    below = np.floor(tenths)
+    grid, where = np.unique(np.stack([below, below + 1]), return_inverse=True)
+    low, high = np.array([student_quantile(t / 10) for t in grid])[where.reshape(2, *np.shape(df))]
+    return low + (tenths - below) * (high - low)
 
 
 def _unanimous(G: int, g: int, labelled: np.ndarray) -> np.ndarray:

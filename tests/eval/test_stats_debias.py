@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.stats import cluster_mean, debiased_difference, debiased_mean, unanimous_width
-from eval.stats.prediction_powered import unanimous_in_set
+from eval.stats import cluster_mean, debiased_difference, debiased_mean, student_quantile, unanimous_width
+from eval.stats.prediction_powered import _quantiles, unanimous_in_set
 
 
 def study(seed: int, videos: int = 100, questions: int = 4, gold_videos: int = 30, missed=0.1, passed=0.2):
@@ -186,6 +186,14 @@ def test_invariants(seed, rng: random.Random, estimand):
     assert 0 <= found.lam <= 1
     flipped = debiased_mean(*zip(*[(1 - v, c, None if y is None else 1 - y) for v, c, y in rows]), estimand)
     assert (flipped.mean, flipped.low, flipped.high) == pytest.approx((1 - found.mean, 1 - found.high, 1 - found.low))
+
+
+@pytest.mark.parametrize("df", [1.0, 7.3, 18.0, 23.45])
+def test_quantiles_do_not_jump(df):
+    """Rounding decides the last digit of df, so equal studies must not get unequal intervals by it."""
+    below, at, above = _quantiles(np.array([max(df - 1e-12, 1.0), df, df + 1e-12]))
+    assert below == pytest.approx(at, rel=1e-10) and above == pytest.approx(at, rel=1e-10)
+    assert 0 <= at / student_quantile(df) - 1 < 1e-3 + (df < 2)  # on the chord: never below the quantile
 
 
 def test_as_dict_is_json():
