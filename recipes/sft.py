@@ -4,7 +4,8 @@
 
 Starts from a checkpoint, or from config with `--tiny_arch` (the toy world's models). All questions of a clip are packed
 into one multi-turn sequence, so that the video is encoded once for all of them. The result is an ordinary checkpoint
-folder (safetensors, processor, chat template), complete or absent.
+folder (safetensors, processor, chat template), complete or absent. With `--save_strategy steps --save_steps N` the
+Trainer's checkpoints lie in `.OUT-work` meanwhile, and the same command goes on there after a stop.
 """
 
 from __future__ import annotations
@@ -45,7 +46,15 @@ class SFTScriptArguments:
 
 
 def train(
-    model, processor, clips: list, args, num_frames: int = 8, pack: bool = True, encoder=None, callbacks: tuple = ()
+    model,
+    processor,
+    clips: list,
+    args,
+    num_frames: int = 8,
+    pack: bool = True,
+    encoder=None,
+    callbacks: tuple = (),
+    last: str | None = None,
 ) -> dict:
     """Train a model on packed clips with the transformers Trainer.
 
@@ -58,18 +67,20 @@ def train(
         pack: see `SFTScriptArguments`.
         encoder: a `ClipEncoder` to share with earlier runs on the same clips.
         callbacks: further callbacks of the Trainer.
+        last: checkpoint of the Trainer to go on from.
 
     Returns:
         The Trainer's metrics (`train_loss`, `train_runtime`, …).
     """
-    from transformers import PrinterCallback, Trainer
+    from transformers import PrinterCallback
 
     from recipes.sft_data import SFTCollator
+    from recipes.sft_trainer import SFTTrainer
     from recipes.video.encoding import ClipEncoder
 
     encoder = encoder or ClipEncoder(processor, num_frames)
     args.remove_unused_columns = False  # the collator reads whole clips
-    trainer = Trainer(
+    trainer = SFTTrainer(
         model=model,
         args=args,
         train_dataset=clips,
@@ -78,7 +89,7 @@ def train(
     )
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
-    metrics = trainer.train().metrics
+    metrics = trainer.train(resume_from_checkpoint=last).metrics
     model.eval()
     return metrics
 
@@ -143,6 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     from recipes.checkpoints import place, save_checkpoint
     from recipes.progress import ProgressLines
     from recipes.sft_data import read_clips
+    from recipes.sft_trainer import resumable, settings_identity
     from recipes.video.vision import freeze_vision
 
     clips = read_clips(script.questions, script.videos, script.splits)
@@ -150,19 +162,23 @@ def main(argv: list[str] | None = None) -> None:
         raise KitError(f"{script.questions}: no row to train on (splits: {', '.join(script.splits or ['all'])})")
     if script.tiny_arch:
         model, processor = make_tiny(script.tiny_arch, training.seed)
+        base = script.tiny_arch
     else:  # fp32 masters whatever was saved; --bf16 true trains in mixed precision
         loaded = load_model(script.model_name_or_path, device="cpu", dtype="float32")
-        model, processor = loaded.model, loaded.processor
+        model, processor, base = loaded.model, loaded.processor, loaded.revision
     if script.freeze_vision:
         freeze_vision(model)
     questions = sum(len(clip.turns) for clip in clips)
-    if training.process_index == 0:
-        print(f"{questions} questions about {len(clips)} clips, world size {training.world_size}", flush=True)
-    lines = ProgressLines(functools.partial(print, flush=True), "sft")
-    metrics = train(model, processor, clips, training, script.num_frames, script.pack, callbacks=(lines,))
-    if training.process_index == 0:
-        place(Path(training.output_dir), lambda folder: save_checkpoint(model, processor, folder))
-        print(f"loss {metrics['train_loss']:.3f}; checkpoint in {training.output_dir}", flush=True)
+    main_process = training.process_index == 0
+    say = functools.partial(print, flush=True) if main_process else (lambda line: None)
+    say(f"{questions} questions about {len(clips)} clips, world size {training.world_size}")
+    output, identity = Path(training.output_dir), settings_identity(script, training, base, clips)
+    with resumable(training, identity, say) as last:
+        lines = ProgressLines(say, "sft")
+        metrics = train(model, processor, clips, training, script.num_frames, script.pack, None, (lines,), last)
+        if main_process:
+            place(output, lambda folder: save_checkpoint(model, processor, folder))
+    say(f"loss {metrics['train_loss']:.3f}; checkpoint in {output}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +135,21 @@ class SFTCollator:
     def __init__(self, encoder: ClipEncoder, seed: int = 0, pack: bool = True):
         self.encoder, self.rng, self.pack = encoder, random.Random(f"sft-{seed}"), pack
         self.conversations = Conversations(encoder)
+        self._made, self._after = 0, deque(maxlen=0)
+
+    def remember(self, batches: int) -> None:
+        """Keep the states of the draws after so many last batches, for :meth:`state_after`."""
+        self._after = deque(self._after, maxlen=batches)
+
+    def state_after(self, batches: int) -> list | None:
+        """The state of the draws when so many batches had been made; None if it is not known (any more)."""
+        return next((state for made, state in self._after if made == batches), None)
+
+    def go_on(self, batches: int, state: list) -> None:
+        """Draw on from a state that :meth:`state_after` gave."""
+        version, numbers, gauss = state
+        self.rng.setstate((version, tuple(numbers), gauss))
+        self._made = batches
 
     def __call__(self, clips: list[Clip]) -> dict[str, torch.Tensor]:
         """Returns: ``input_ids, attention_mask, labels`` [B, L] and the clips' own inputs, concatenated."""
@@ -155,4 +171,6 @@ class SFTCollator:
         batch["attention_mask"] = (torch.arange(length)[None] < sizes[:, None]).long()
         for key in pixels[0]:
             batch[key] = torch.cat([p[key] for p in pixels])
+        self._made += 1
+        self._after.append((self._made, self.rng.getstate()))
         return batch

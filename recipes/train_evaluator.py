@@ -217,6 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     from recipes.checkpoints import place, save_checkpoint
     from recipes.progress import ProgressLines
     from recipes.sft import train
+    from recipes.sft_trainer import resumable, settings_identity
     from recipes.video.vision import freeze_vision
 
     data = clips(found, videos)
@@ -225,12 +226,15 @@ def main(argv: list[str] | None = None) -> None:
     if script.freeze_vision:
         freeze_vision(model)
     answers = sum(len(clip.turns) for clip in data)
-    if training.process_index == 0:
-        print(f"{answers} scored answers about {len(data)} clips ({without} rows without a score)", flush=True)
-    lines = ProgressLines(functools.partial(print, flush=True), "evaluator")
-    # One verdict a sequence: packed, a judge listens to its own earlier verdicts instead of looking.
-    metrics = train(model, processor, data, training, script.num_frames, pack=False, callbacks=(lines,))
-    if training.process_index != 0:
+    main_process = training.process_index == 0
+    say = functools.partial(print, flush=True) if main_process else (lambda line: None)
+    say(f"{answers} scored answers about {len(data)} clips ({without} rows without a score)")
+    identity = settings_identity(script, training, loaded.revision, data)
+    with resumable(training, identity, say) as last:
+        lines = ProgressLines(say, "evaluator")
+        # One verdict a sequence: packed, a judge listens to its own earlier verdicts instead of looking.
+        metrics = train(model, processor, data, training, script.num_frames, False, None, (lines,), last)
+    if not main_process:
         return
     held, _ = examples(script.dataset, "validation", *aim)
     chat = LocalChatModel(model, processor, "evaluator", "training", str(model.device))

@@ -241,3 +241,44 @@ def test_unknown_key_in_the_yaml(world, tmp_path):
     (tmp_path / "bad.yaml").write_text("learning_rte: 1.0e-5\n")
     with pytest.raises(KitError, match="learning_rte"):
         main(to_argv(fields(world, tmp_path / "out", config=tmp_path / "bad.yaml", tiny_arch="qwen2_vl")))
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    from recipes.progress import ProgressLines
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise Stopped
+
+    monkeypatch.setattr(ProgressLines, "on_step_begin", on_step_begin, raising=False)
+
+
+@pytest.mark.parametrize("step", [3, 5])  # within an epoch and right after one: six clips, four steps an epoch
+def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(world, tmp_path, monkeypatch, capsys, step):
+    """Chances and orders are drawn with every batch, ahead of training; a stop must not be seen in them."""
+    from recipes.sft import main
+
+    rows = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
+    rows = [{**row, "weight": 0.5} for row in rows if row["split"] == "train"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"questions": tmp_path / "rows.jsonl", "max_steps": 7, "per_device_train_batch_size": 1}
+    given |= {"gradient_accumulation_steps": 2, "save_steps": 1, "tiny_arch": "qwen2_vl"}
+    main(to_argv(fields(world, tmp_path / "whole", **given)))
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, step)
+        main(to_argv(fields(world, tmp_path / "stopped", **given)))
+    assert not (tmp_path / "stopped").exists() and (tmp_path / ".stopped-work" / f"checkpoint-{step}").is_dir()
+    with pytest.raises(KitError, match=r"\.stopped-work holds checkpoints of another configuration \(learning_rate"):
+        main(to_argv(fields(world, tmp_path / "stopped", **{**given, "learning_rate": 1e-3})))
+    capsys.readouterr()
+    main(to_argv(fields(world, tmp_path / "stopped", **given)))
+    assert f"going on at {tmp_path}/.stopped-work/checkpoint-{step}" in capsys.readouterr().out
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "stopped", "whole"], (
+        "checkpoints are gone"
+    )
