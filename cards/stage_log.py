@@ -87,7 +87,7 @@ class StageLog:
         except OSError:
             self._lock_file.close()
             raise KitError(f"{self.folder}: another release is at work here; wait for it or stop it") from None
-        self.log = read_json(self.folder / "run_log.json", {"wall_seconds": 0.0, "stages": {}})
+        self.log = {"wall_seconds": 0.0, "stages": {}, **read_json(self.folder / "run_log.json", {})}
         self._before = self.log["wall_seconds"]
         self._start = time.monotonic()
         self._stage: tuple[str, float, float] | None = None  # name, seconds of earlier sittings, start of this one

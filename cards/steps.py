@@ -6,11 +6,12 @@ nothing.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from cards.release import ReleaseConfig
+from cards.release_config import ReleaseConfig
 from cards.run_folder import Run, choose_release_arm
 from cards.stage_log import StageLog, progress_lines, read_json, write_json
 from cards.text import share
@@ -142,7 +143,7 @@ def run_file(config: ReleaseConfig) -> Run:
     """Write ``run.json``, the table of contents of the run folder, and open the run."""
     run, dataset_folder = Path(config.run_dir), Path(config.dataset)
     table = read_json(run / "arms.json", {})
-    made = read_json(run / "measurements" / "dataset.json", {})
+    made, judge = read_json(run / "measurements" / "dataset.json", {}), config.judge()
     write_json(
         run / "run.json",
         {
@@ -152,7 +153,7 @@ def run_file(config: ReleaseConfig) -> Run:
             "dataset_fingerprint": made.get("fingerprint")
             or read_json(dataset_folder / "provenance.json", {}).get("fingerprint"),
             "arms": list(table.get("arms", {})),
-            "evaluator": "models/verifier",
+            "evaluator": str(judge.get("model") or judge["kind"]).removeprefix(f"{run}/") if judge else None,
             "release_arm": choose_release_arm(table.get("arms", {}), table.get("order")),
         },
     )
@@ -160,19 +161,47 @@ def run_file(config: ReleaseConfig) -> Run:
 
 
 def evaluator(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
-    """Judge the released arm by a judge that watches the video, and write that judge's folder."""
+    """Judge base and released arm by the judge that is released, and write that judge's folder."""
     from cards.evaluating import FOLDER, headline, measure_evaluator
 
-    folder = run.folder / FOLDER
-    spec = {"kind": "visual", "model": str(run.folder / "models" / "verifier"), "name": "verifier"}
+    folder, spec, known = run.folder / FOLDER, config.judge(), config.world is not None
+    license = config.evaluator.license if config.evaluator is not None else "apache-2.0"
 
     def body() -> dict:
-        return measure_evaluator(run, spec, truth_known=True)
+        media = None if known else config.media
+        return measure_evaluator(run, spec, truth_known=known, media=media, license=license)
 
     owns = [folder, run.folder / "results" / FOLDER]
-    doing = "judging the released model by a judge that watches the video"
+    doing = f"judging the released model by {spec.get('name') or spec['kind']}, the judge that is released"
     outputs = [folder / "config.json"]
-    return log.run("evaluator", [spec], outputs, body, lambda m: headline(m, folder), owns, doing)
+    return log.run("evaluator", [spec, license], outputs, body, lambda m: headline(m, folder), owns, doing)
+
+
+def gold(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
+    """Debias what the evaluator says by gold labels; the labels are released with the results, without names."""
+    from cards.evaluating import FOLDER
+
+    judged = run.folder / "results" / FOLDER
+    labels = run.folder / "results" / "gold" / "labels.jsonl"
+    there = [Path(name) for name in config.gold if Path(name).is_file()]
+    kept = [hashlib.sha256(path.read_bytes()).hexdigest() for path in there]
+
+    def body() -> dict:
+        from cards.gold import debias_arms
+
+        return debias_arms(judged, there, labels, log.say) if there else {}
+
+    def headline(m: dict) -> str:
+        if not m:
+            return (
+                f"not measured: {', '.join(config.gold)} is not there (python -m eval label "
+                f"{judged / f'{run.release_arm}.json'} --dataset {run.dataset} collects labels; then release again)"
+            )
+        said = [f"{arm} {share(e['mean'])} ({share(e['low'])} to {share(e['high'])})" for arm, e in m["arms"].items()]
+        return f"debiased by labels on {m['videos']:,} videos: {', '.join(said)}"
+
+    outputs = [labels] if there else []
+    return log.run("gold", [sorted(kept)], outputs, body, headline, [labels], "debiasing by gold labels")
 
 
 def figures(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
@@ -207,8 +236,11 @@ def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
             text = render()
             (folder / "figures").mkdir(exist_ok=True)
             for name in names:
-                if (run.folder / "figures" / f"{name}.png").is_file():
-                    shutil.copyfile(run.folder / "figures" / f"{name}.png", folder / "figures" / f"{name}.png")
+                made, there = run.folder / "figures" / f"{name}.png", folder / "figures" / f"{name}.png"
+                if made.is_file():
+                    shutil.copyfile(made, there)
+                else:  # of an older run: a clip whose frames may no longer be shown, say
+                    there.unlink(missing_ok=True)
             (folder / "README.md").write_text(text, encoding="utf-8")
             written.append(str(folder / "README.md"))
         return {"cards": written}

@@ -55,22 +55,15 @@ def summary_text(run: Run, summary: dict) -> str:
         "",
         f"clips {count(summary['clips'])} · questions {count(summary['questions'])} · "
         f"answers {count(summary['answers'])} · pairs {count(summary['pairs'])}",
-        drops_text(summary["drops"]),
+        *([drops_text(summary["drops"])] if run.measured("dataset") else []),
     ]
     if models.get("types_left_out"):
         lines.append(
             f"question types left out (base below 95 % before the bias): {', '.join(models['types_left_out'])}"
         )
-    single = control.get("member")
+    if control:
+        lines += ["", _control_table(summary, control.get("member"))]
     lines += [
-        "",
-        table(
-            ["", "zoo", f"best single member{f' ({single})' if single else ''}"],
-            [
-                ["questions with a right answer (coverage)", *_two(summary["coverage"])],
-                ["chosen answers that are right", *_two(summary["chosen_correct"])],
-            ],
-        ),
         "",
         table(
             ["arm", "accuracy", "95 % interval", "p vs base", "p vs dpo", "alpha per round", "distance", *counted],
@@ -93,13 +86,24 @@ def summary_text(run: Run, summary: dict) -> str:
         *(f"  {name}: {said}" for name, arm in run.arms.items() if (said := remark(arm))),
         "",
         f'dataset  {run.dataset}/   (load_dataset("{run.dataset}"))',
-        f"models   {run.folder}/models/, {run.folder}/arms/",
+        f"models   {f'{run.folder}/models/, ' if (run.folder / 'models').is_dir() else ''}{run.folder}/arms/",
         *([f"judge    {run.folder}/evaluator/"] if (run.folder / "evaluator" / "config.json").is_file() else []),
         f"report   {run.folder}/report.html",
         f"summary  {run.folder}/summary.json",
         f"{summary['wall_seconds']:.0f} s of wall time, all sittings together",
     ]
     return "\n".join(lines)
+
+
+def _control_table(summary: dict, single: str | None) -> str:
+    """The zoo beside its best single member."""
+    return table(
+        ["", "zoo", f"best single member{f' ({single})' if single else ''}"],
+        [
+            ["questions with a right answer (coverage)", *_two(summary["coverage"])],
+            ["chosen answers that are right", *_two(summary["chosen_correct"])],
+        ],
+    )
 
 
 def drops_text(drops: dict[str, int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickletools
 import re
 import zipfile
 from collections import Counter
@@ -16,6 +17,7 @@ from cards.run_folder import Run
 from dataset_builder.errors import KitError
 
 # https://huggingface.co/docs/hub/storage-limits
+SMALL = 10 * 2**20  # bytes
 FILE_LIMIT = 50 * 10**9  # bytes
 FILES, ENTRIES = 100_000, 10_000  # in a repo, in a folder
 README_LIMIT = 10 * 10**6  # bytes; above it a card is a large object, which the Hub does not render
@@ -48,10 +50,10 @@ def problems(plan: Plan, allowed: Sequence[str] = (), progress: bool = False) ->
     """
     found = [*_names(plan)]
     for repo in plan.repos:
-        for line in (*_card(repo), *_sizes(repo), *_pickles(repo)):
+        for line in (*_card(repo), *_sizes(repo), *_pickles(repo), *_video_files(repo)):
             found.append(f"{repo.kind} {repo.repo_id}: {line}")
-    dataset = plan.repo("dataset")
-    found += [f"dataset {dataset.repo_id}: {line}" for line in (*_videos(plan), *_dataset(plan))]
+    if (dataset := plan.repo("dataset")) is not None:
+        found += [f"dataset {dataset.repo_id}: {line}" for line in (*_embedded_videos(plan), *_dataset(plan))]
     model = plan.repo("model")
     found += [f"model {model.repo_id}: {line}" for line in _measured(plan.run, model)]
     return found + list(_leaks(plan, allowed, progress))
@@ -165,18 +167,36 @@ def _is_pickle(file: PlannedFile) -> bool:
         start = stream.read(4)
     if len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5:
         return True
+    if start[:1] in (b"c", b"(", b"]", b"}") and _is_old_pickle(file):
+        return True
     if start == b"PK\3\4" and zipfile.is_zipfile(file.source):
         with zipfile.ZipFile(file.source) as archive:
             return any(name.endswith(".pkl") for name in archive.namelist())
     return False
 
 
-def _videos(plan: Plan) -> Iterator[str]:
-    """Videos in the rows are of sources that may be passed on; no video lies in a repo as a file."""
-    for repo in plan.repos:
-        for path in _all_files(repo):
-            if path.lower().endswith(VIDEOS):
-                yield f"{path}: is a video beside the rows, with no licence of its own; remove it"
+def _is_old_pickle(file: PlannedFile) -> bool:
+    """Whether a file is a pickle of the first protocol, which is ASCII without a mark, and calls something."""
+    if file.size > SMALL:
+        return False
+    content = file.read()
+    if not content.endswith(b"."):
+        return False
+    try:
+        return any(code.name in ("GLOBAL", "REDUCE", "INST", "OBJ") for code, _, _ in pickletools.genops(content))
+    except Exception:  # of many kinds, on what is none
+        return False
+
+
+def _video_files(repo: RepoPlan) -> Iterator[str]:
+    """No video lies in a repo as a file."""
+    for path in _all_files(repo):
+        if path.lower().endswith(VIDEOS):
+            yield f"{path}: is a video beside the rows, with no licence of its own; remove it"
+
+
+def _embedded_videos(plan: Plan) -> Iterator[str]:
+    """Videos in the rows are of sources that may be passed on."""
     refused: Counter = Counter()
     for path, file in plan.repo("dataset").final.files.items():
         if path.endswith(".parquet") and isinstance(file.source, Path):
@@ -287,6 +307,8 @@ def _leaks(plan: Plan, allowed: Sequence[str], progress: bool) -> Iterator[str]:
     from tqdm.auto import tqdm
 
     leaks = Leaks((plan.run.folder, plan.run.dataset), allowed, plan.namespace)
+    for finding in leaks.in_words("words for commits and tags", _words(plan)):
+        yield f"{finding.where}: {finding.what}"
     files = [(repo, file) for repo in plan.repos for file in _all_files(repo).values()]
     total = sum(file.size for _, file in files)
     with tqdm(
@@ -299,6 +321,14 @@ def _leaks(plan: Plan, allowed: Sequence[str], progress: bool) -> Iterator[str]:
             if len(found) > SHOWN:
                 yield f"{repo.kind} {repo.repo_id}: {file.path}: and {len(found) - SHOWN} more"
             bar.update(file.size)
+
+
+def _words(plan: Plan) -> str:
+    """What a push says besides files: names, titles, and the section of the changelog that goes into the notes."""
+    from cards.push.notes import changelog
+
+    titles = [f"{state.title} {' '.join(state.tags)}" for repo in plan.repos for state in repo.states]
+    return "\n".join([plan.name, plan.collection, *titles, changelog(plan.run)])
 
 
 def _all_files(repo: RepoPlan) -> dict[str, PlannedFile]:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cards.push.plan import WEIGHTS, Options, Plan, make_plan
@@ -24,6 +24,7 @@ def add_push(verbs: argparse._SubParsersAction) -> None:
     push.add_argument("--version", help="tag of this release without its v; the kit's version by default")
     push.add_argument("--weights", choices=WEIGHTS, default="both", help="of LoRA rounds (default: both)")
     push.add_argument("--base", metavar="ID", help="what a base that was started from a folder is called on the Hub")
+    push.add_argument("--dataset", metavar="ID", help="the dataset's Hub id, when it is there already: not pushed then")
     push.add_argument("--public", action="store_true", help="make the repos public when all is read back and tagged")
     push.add_argument("--allow", metavar="TEXT", action="append", default=[], help="a string that is no secret or path")
     push.add_argument("--dry-run", action="store_true", help="say what would go where, and stop")
@@ -39,7 +40,8 @@ def push(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     Raises:
         KitError: see :mod:`cards.push.plan`, :mod:`cards.push.upload`.
     """
-    options = Options(arguments.namespace, arguments.name, arguments.version, arguments.weights, arguments.base)
+    given = (arguments.namespace, arguments.name, arguments.version, arguments.weights, arguments.base)
+    options = Options(*given, arguments.dataset)
     signal.signal(signal.SIGTERM, _stop)
     with _reading(Path(arguments.run)):
         plan = make_plan(arguments.run, options)
@@ -65,33 +67,72 @@ def push(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     say(f"released {plan.name} {plan.version}{'' if arguments.public else ' (what was private stays private)'}")
     for address in work.addresses():
         say(f"  {address}")
+    for line in work.verified():
+        say(line)
     return EXIT_OK
 
 
 def describe(plan: Plan, public: bool = False) -> str:
-    """A plan as text: every repo, commit, file, size, hash and tag."""
+    """A plan as text: every repo, commit, file, size, hash and tag, then a table of the repos.
+
+    Of a commit only those files are listed that the commit before it has not.
+    """
     from cards.push.upload import size
 
-    lines = [f"push {plan.name} {plan.version} to {plan.namespace}: nothing was sent"]
+    lines, rows, total = [f"push {plan.name} {plan.version} to {plan.namespace}: nothing was sent"], [], 0
     for repo in plan.repos:
-        total = sum({f.sha256: f.size for state in repo.states for f in state.files.values()}.values())
-        card = "with its card" if "README.md" in repo.final.files else "WITHOUT A CARD"
-        lines.append(f"{repo.kind} {repo.repo_id}: {size(total)}, {card}")
+        contents = {file.sha256: file.size for state in repo.states for file in state.files.values()}
+        total += sum(contents.values())
+        lines.append(f"{repo.kind} {repo.repo_id}")
+        before: dict[str, str] = {}
         for state in repo.states:
-            tags = f", tag {', '.join(state.tags)}" if state.tags else ""
-            main = ", main" if state is repo.final else ""
-            lines.append(f"  {state.title}: {len(state.files)} files, {size(state.size)}{main}{tags}")
-            width = max(map(len, state.files), default=0)
-            for file in state.files.values():
+            hashes = {path: file.sha256 for path, file in state.files.items()}
+            new = [file for path, file in state.files.items() if before.get(path) != file.sha256]
+            kept = f", {len(hashes) - len(new)} of them as before" if len(new) < len(hashes) else ""
+            gone = f", {len(before.keys() - hashes.keys())} removed" if before.keys() - hashes.keys() else ""
+            lines.append(
+                f"  commit '{state.title}': {len(hashes)} files{kept}{gone}, {size(state.size)}"
+                + (f", tag {', '.join(state.tags)}" if state.tags else "")
+                + (", main" if state is repo.final else "")
+            )
+            width = max((len(file.path) for file in new), default=0)
+            for file in new:
                 made = "" if isinstance(file.source, Path) else "  (written for the Hub)"
                 lines.append(f"    {file.path:<{width}}  {size(file.size):>9}  {file.sha256}{made}")
-    lines.append(f"collection {plan.namespace}: {plan.collection}")
+            before = hashes
+        card = "yes" if "README.md" in repo.final.files else "NONE"
+        tags = ", ".join(tag for state in repo.states for tag in state.tags)
+        row = [repo.kind, repo.repo_id, str(len(repo.final.files)), str(len(repo.states)), size(sum(contents.values()))]
+        rows.append([*row, card, tags])
+    whole = [
+        "all",
+        "",
+        str(sum(int(row[2]) for row in rows)),
+        str(sum(int(row[3]) for row in rows)),
+        size(total),
+        "",
+        "",
+    ]
+    head = ["repo", "id", "files on main", "commits", "size", "card", "tags"]
+    lines += ["", *_columns([head, *rows, whole]), "", f"collection {plan.namespace}: {plan.collection}"]
     lines += plan.remarks
-    lines.append("public at the end" if public else "new repos are private; --public makes them public at the end")
+    lines.append(
+        "public at the end, when all is read back and tagged"
+        if public
+        else "new repos and the collection are private, what is public stays so; --public makes all public at the end"
+    )
     return "\n".join(lines)
 
 
-def push_leg(run_dir: str, namespace: str, name: str, offline: str | None) -> int:
+def _columns(rows: list[list[str]]) -> list[str]:
+    """Rows of text in columns; what is a number or a size stands right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    right = [any(row[place][:1].isdigit() for row in rows) for place in range(len(widths))]
+    cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)] for row in rows]
+    return ["  ".join(row).rstrip() for row in cells]
+
+
+def push_leg(run_dir: str, namespace: str, name: str, offline: str | None, more: Sequence[str] = ()) -> int:
     """The last leg of a release, in a process of its own: the release itself runs without network.
 
     Args:
@@ -99,6 +140,7 @@ def push_leg(run_dir: str, namespace: str, name: str, offline: str | None) -> in
         namespace: where to.
         name: of the release.
         offline: ``HF_HUB_OFFLINE`` as the person's environment had it.
+        more: further options of ``python -m cards push``.
 
     Returns:
         The exit code.
@@ -106,7 +148,7 @@ def push_leg(run_dir: str, namespace: str, name: str, offline: str | None) -> in
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
     if offline is not None:
         environment["HF_HUB_OFFLINE"] = offline
-    command = [sys.executable, "-m", "cards", "push", run_dir, "--namespace", namespace, "--name", name]
+    command = [sys.executable, "-m", "cards", "push", run_dir, "--namespace", namespace, "--name", name, *more]
     return subprocess.run(command, env=environment, check=False).returncode
 
 
@@ -122,6 +164,11 @@ class _reading:
 
     def __enter__(self) -> None:
         if not (self.folder / "run.json").is_file():
+            if (self.folder / "rounds.json").is_file() or (self.folder / "arms.json").is_file():
+                raise KitError(
+                    f"{self.folder}: holds what recipes/iter_w2s.py trained, not tested and without cards yet: type "
+                    "python -m cards finish with the words of the training command first"
+                )
             raise KitError(f"{self.folder}: is no run folder (it has no run.json); python -m cards release makes one")
         lock = self.folder / ".lock"
         self._lock = lock.open() if lock.is_file() else None

@@ -37,15 +37,21 @@ def eval_yaml(run: Run) -> bytes | None:
     return _yaml(content)
 
 
-def eval_results(run: Run, dataset_id: str, version: str) -> bytes | None:
-    """``.eval_results/*.yaml``: the released arm's accuracy on test; None where it was not measured."""
+def eval_results(run: Run, dataset_id: str, version: str | None) -> bytes | None:
+    """``.eval_results/*.yaml``: the released arm's accuracy on test; None where it was not measured.
+
+    Args:
+        run: the run.
+        dataset_id: Hub id of the dataset.
+        version: its tag; None where it is not released along.
+    """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     measured = run.arms.get(run.release_arm, {})
     if measured.get("accuracy") is None:
         return None
     judge = run.results(run.release_arm).get("judge") or {}
-    notes = [f"test split of {dataset_id} at {version}"]
+    notes = [f"test split of {dataset_id}" + (f" at {version}" if version else "")]
     if judge.get("name"):
         mark = judge.get("fingerprint") or judge.get("settings_hash")
         notes.append(f"judge {judge['name']}" + (f" ({mark})" if mark else ""))

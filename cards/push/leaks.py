@@ -1,4 +1,5 @@
-"""Secrets, and names of this machine, in what is about to leave: text files, Parquet strings, safetensors headers.
+"""Secrets, and names of this machine, in what is about to leave: names and texts of files, strings and videos in
+Parquet, headers of safetensors, metadata of pictures and whatever else can be read in files that are no text.
 
 The patterns of secrets are detect-secrets'; it reads line by line, so here each pattern first goes over the whole text
 and only what it finds is looked at closely. Its two detectors of "high entropy" are left out: the kit's files are full
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from cards.push.binary import edges, printable
 from cards.push.plan import PlannedFile
 
 TEXT_LIMIT = 256 * 2**20  # bytes; a text file above is looked at up to here
@@ -100,8 +102,10 @@ class Leaks:
         return [kind() for kind in kinds if issubclass(kind, RegexBasedDetector) and kind.__name__ not in _LEFT_OUT]
 
     def in_file(self, file: PlannedFile) -> Iterator[Finding]:
-        """Findings in one planned file; none in one that is neither text, Parquet nor safetensors."""
+        """Findings in the name and the content of one planned file."""
         name = file.path.rsplit("/", 1)[-1]
+        for finding in self._in_text("", file.path, named=True, whole=False):
+            yield Finding(f"the name of a file in {file.path.rpartition('/')[0] or 'the top folder'}", finding.what)
         if name.endswith(".parquet"):
             yield from self._in_parquet(file)
         elif name.endswith(".safetensors"):
@@ -109,6 +113,16 @@ class Leaks:
         elif (text := _text(file)) is not None:
             structured = name.endswith((".json", ".jsonl", ".yaml", ".yml"))
             yield from self._in_text(file.path, text, named=name not in _VOCABULARY, whole=structured)
+        else:
+            yield from self._in_binary(file.path, printable(_content(file)))
+
+    def in_words(self, where: str, text: str) -> Iterator[Finding]:
+        """Findings in words that go along with the files: titles, notes, names of tags."""
+        yield from self._in_text(where, text, named=True, whole=False)
+
+    def _in_binary(self, where: str, text: str) -> Iterator[Finding]:
+        for _, what in sorted({*self._secrets(text), *self._paths(text, whole=False)}):
+            yield Finding(where, f"in what it says of itself: {what}")
 
     def _in_text(self, path: str, text: str, named: bool, whole: bool) -> Iterator[Finding]:
         """Findings in a text.
@@ -180,16 +194,20 @@ class Leaks:
                 yield match.start(group), f"a path of this machine ({match[group]})"
 
     def _in_parquet(self, file: PlannedFile) -> Iterator[Finding]:
-        """Findings in the string columns, nested ones included; each text once a row group."""
+        """Findings in the string columns, nested ones included, each text once a row group; and in bytes of videos."""
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         table = pq.ParquetFile(file.source if isinstance(file.source, Path) else pa.BufferReader(file.source))
         leaves = [table.schema.column(place) for place in range(len(table.schema))]
-        columns = [
-            leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type == "STRING"
-        ]
+        held = [leaf for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        columns = [leaf.path for leaf in held if leaf.logical_type.type == "STRING"]
+        binary = [leaf.path for leaf in held if leaf.logical_type.type != "STRING"]
+        about = {key.decode("utf-8", "replace"): value for key, value in (table.metadata.metadata or {}).items()}
+        for key, value in about.items():
+            if key != "ARROW:schema":  # which is in base64
+                yield from self._in_binary(f"{file.path}: metadata {key}", printable(value))
         reported: set[tuple[str, str]] = set()
         for group in range(table.num_row_groups):
             for column in columns:
@@ -199,6 +217,12 @@ class Leaks:
                         if (column, finding) not in reported:
                             reported.add((column, finding))
                             yield Finding(f"{file.path}: column {column.split('.')[0]}", finding)
+            for column in binary:
+                for content in _contents(table.read_row_group(group, columns=[column])):
+                    for finding in self._in_binary("", printable(edges(content))):
+                        if (column, finding.what) not in reported:
+                            reported.add((column, finding.what))
+                            yield Finding(f"{file.path}: column {column.split('.')[0]}", finding.what)
 
     def _in_strings(self, texts: list[str]) -> Iterator[str]:
         whole = "\n".join(texts)
@@ -222,6 +246,35 @@ def _strings(table) -> Iterator:
             arrays.append(array.flatten())
         elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
             yield array
+
+
+def _contents(table) -> Iterator[bytes]:
+    """Different contents in a table of one leaf column of bytes; rows of one video come together and are read once."""
+    import pyarrow as pa
+
+    arrays, before = [chunk for column in table.columns for chunk in column.chunks], None
+    while arrays:
+        array = arrays.pop(0)
+        if pa.types.is_struct(array.type):
+            arrays = array.flatten() + arrays
+        elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+            arrays.insert(0, array.flatten())
+        elif pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+            for value in array:
+                content = value.as_py()
+                if content and content != before:
+                    yield content
+                before = content
+
+
+def _content(file: PlannedFile) -> bytes:
+    """A file's content; of a long one both ends."""
+    if isinstance(file.source, bytes) or file.size <= TEXT_LIMIT:
+        return file.read()
+    with file.source.open("rb") as stream:
+        start = stream.read(TEXT_LIMIT // 2)
+        stream.seek(-TEXT_LIMIT // 2, os.SEEK_END)
+        return start + b"\0" + stream.read()
 
 
 def _looks_like(kind: str, value: str) -> str:

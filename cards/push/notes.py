@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from cards.push.copies import split_card
+from cards.push.extras import TRAINING_ARGS
 from cards.push.plan import CARD, Plan, RepoPlan
 from cards.push.remote import Remote
+from cards.run_folder import Run
 
-CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
+CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"  # the kit's, where the run has none of its own
 _LONGEST = 4000  # characters of the changelog's section
+# Files, beside the card, from which is read which models and judges a version is made of.
+_ABOUT = {"dataset": "provenance.json", "model": TRAINING_ARGS, "evaluator": "config.json"}
 
 
 def release_notes(plan: Plan, remote: Remote) -> str:
@@ -25,14 +33,18 @@ def release_notes(plan: Plan, remote: Remote) -> str:
         _, tags = remote.refs(repo)
         before = previous(plan.version, list(tags))
         if before is not None:
-            old = remote.text(repo, CARD, tags[before])
-            new = repo.final.files.get(CARD)
-            if old is not None and new is not None:
-                lines += changes(repo, before, old.decode("utf-8", "replace"), new.read().decode("utf-8", "replace"))
+            old = facts(repo, lambda path, repo=repo, tag=tags[before]: remote.text(repo, path, tag))
+            lines += changes(repo, before, old, facts(repo, lambda path, repo=repo: _planned(repo, path)))
     if len(lines) == 2:
         lines.append("The first version.")
-    section = newest_section(CHANGELOG.read_text(encoding="utf-8")) if CHANGELOG.is_file() else ""
+    section = changelog(plan.run)
     return "\n".join([*lines, *(["", section] if section else [])]).strip() + "\n"
+
+
+def changelog(run: Run) -> str:
+    """The newest section of ``CHANGELOG.md`` in the run folder, or else of the kit's; empty without one."""
+    path = next((path for path in (run.folder / "CHANGELOG.md", CHANGELOG) if path.is_file()), None)
+    return newest_section(path.read_text(encoding="utf-8")) if path is not None else ""
 
 
 def newest_section(changelog: str) -> str:
@@ -52,13 +64,29 @@ def previous(version: str, tags: list[str]) -> str | None:
     return max(older, key=order) if older else None
 
 
-def changes(repo: RepoPlan, before: str, old: str, new: str) -> list[str]:
-    """What two cards of a repo say differently: rows by config and split, and measured values."""
+def changes(repo: RepoPlan, before: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What two versions of a repo differ in: rows by config and split, scores, models and judges."""
     lines = []
-    for what, (was, now) in _pairs(measures(split_card(old)[0]), measures(split_card(new)[0])).items():
-        if was != now:
-            lines.append(f"- {repo.repo_id}: {what}: {_said(was)} in {before}, {_said(now)} now")
-    return lines or [f"- {repo.repo_id}: the same rows and scores as {before}"]
+    for what in [*old, *(name for name in new if name not in old)]:
+        if old.get(what) != new.get(what):
+            lines.append(f"- {repo.repo_id}: {what}: {_said(old.get(what))} in {before}, {_said(new.get(what))} now")
+    return lines or [f"- {repo.repo_id}: the same rows, models and scores as {before}"]
+
+
+def facts(repo: RepoPlan, read: Callable[[str], bytes | None]) -> dict[str, Any]:
+    """Rows and scores that a version's card tells, and the models and judges of its other files.
+
+    Args:
+        repo: whose version.
+        read: gives a file's content by its path; None where there is none.
+    """
+    data, _ = split_card((read(CARD) or b"").decode("utf-8", "replace"))
+    found = measures(data)
+    try:
+        about = yaml.safe_load(content) if (content := read(_ABOUT[repo.kind])) else {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        about = {}
+    return {**found, **models(repo.kind, about if isinstance(about, dict) else {})}
 
 
 def measures(data: dict) -> dict[str, float]:
@@ -74,9 +102,37 @@ def measures(data: dict) -> dict[str, float]:
     return found
 
 
-def _pairs(old: dict, new: dict) -> dict[str, tuple]:
-    return {name: (old.get(name), new.get(name)) for name in [*old, *(name for name in new if name not in old)]}
+def models(kind: str, about: dict[str, Any]) -> dict[str, str]:
+    """Which models and judges a version is made of.
+
+    Args:
+        kind: of the repo.
+        about: ``provenance.json`` of a dataset, ``training_args.yaml`` of a model, ``config.json`` of an evaluator.
+    """
+    if kind == "dataset":
+        return {
+            f"{what} {each.get('name')}": str(each.get("revision") or each.get("model") or "there")
+            for what, key in (("member", "zoo"), ("judge", "judges"))
+            for each in about.get(key) or []
+            if isinstance(each, dict)
+        }
+    if kind == "model":
+        rounds = about.get("rounds") or []
+        said = {"arm": about.get("arm"), "base": about.get("base"), "rounds": len(rounds) or None}
+        said["dataset"] = " ".join(str(about[key]) for key in ("dataset", "dataset_fingerprint") if about.get(key))
+    else:
+        record = about.get("record") or {}
+        said = {"judge": record.get("name"), "revision": record.get("revision")}
+        said["settings"] = record.get("settings_hash")
+    return {key: str(value) for key, value in said.items() if value}
 
 
-def _said(value: float | None) -> str:
-    return "not there" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:g}"
+def _planned(repo: RepoPlan, path: str) -> bytes | None:
+    file = repo.final.files.get(path)
+    return file.read() if file is not None else None
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "not there"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -20,10 +20,11 @@ from dataset_builder.errors import KitError
 
 WEIGHTS = ("both", "merged", "adapter")
 CARD, LICENSE = "README.md", "LICENSE"
+DATASET_REPO = "dataset_repo"  # key of run.json: the dataset is on the Hub already, under this id
 EVALUATOR = "evaluator"  # folder in the run folder, and ending of the repo's name
 BASE_TAG = "base"
 # Row-level results, from which every figure of the model card can be computed again.
-RESULTS = ("results/*.json", f"results/{EVALUATOR}/*.json")
+RESULTS = ("results/*.json", f"results/{EVALUATOR}/*.json", "results/gold/*.jsonl")
 _TITLE = 60  # characters: the Hub's limit for a collection
 
 
@@ -127,6 +128,7 @@ class Plan:
         version: tag of all repos, such as ``v0.1.0``.
         repos: dataset, model and, where there is one, evaluator.
         remarks: lines a person should read.
+        dataset: Hub id of the dataset where it is on the Hub already.
     """
 
     run: Run
@@ -135,6 +137,7 @@ class Plan:
     version: str
     repos: list[RepoPlan]
     remarks: list[str] = field(default_factory=list)
+    dataset: str | None = None
 
     @property
     def collection(self) -> str:
@@ -156,6 +159,8 @@ class Options:
         version: without the ``v``; None takes the kit's.
         weights: ``merged``, ``adapter`` or ``both``, of rounds that were trained with LoRA.
         base: Hub id of the base, where the run was started from a local copy.
+        dataset: Hub id of the dataset, where it is on the Hub already and is not pushed; None takes what ``run.json``
+            says.
     """
 
     namespace: str
@@ -163,6 +168,7 @@ class Options:
     version: str | None = None
     weights: str = "both"
     base: str | None = None
+    dataset: str | None = None
 
 
 def make_plan(folder: str | Path, options: Options) -> Plan:
@@ -175,20 +181,28 @@ def make_plan(folder: str | Path, options: Options) -> Plan:
     Raises:
         KitError: the run is not finished, or something of it is missing; one line.
     """
-    from dataset_builder import __version__
-
     run = Run(Path(folder))
     name = options.name or run.info.get("name") or run.folder.resolve().name
-    version = f"v{(options.version or __version__).removeprefix('v')}"
+    version = version_tag(options.version)
     _check_run(run)
     ids = {kind: f"{options.namespace}/{each}" for kind, each in repo_names(name, run.dataset.name).items()}
-    repos = [_dataset_repo(run, ids, version), _model_repo(run, ids, name, version, options)]
-    remarks = []
+    given = options.dataset or run.info.get(DATASET_REPO)
+    ids |= {"dataset": given} if given else {}
+    repos = [] if given else [_dataset_repo(run, ids, version)]
+    repos.append(_model_repo(run, ids, name, version if not given else None, version, options))
+    remarks = [f"no dataset repo: it is {given} on the Hub"] if given else []
     if (run.folder / EVALUATOR / "config.json").is_file():
         repos.append(_evaluator_repo(run, ids, name, version))
     else:
         remarks.append(f"no evaluator repo: there is no {run.folder / EVALUATOR}")
-    return Plan(run, name, options.namespace, version, repos, remarks)
+    return Plan(run, name, options.namespace, version, repos, remarks, given)
+
+
+def version_tag(version: str | None) -> str:
+    """The tag of a version; that of the kit's version without one."""
+    from dataset_builder import __version__
+
+    return f"v{(version or __version__).removeprefix('v')}"
 
 
 def repo_names(name: str, dataset: str) -> dict[str, str]:
@@ -222,7 +236,9 @@ def _dataset_repo(run: Run, ids: dict[str, str], version: str) -> RepoPlan:
     return RepoPlan("dataset", ids["dataset"], states)
 
 
-def _model_repo(run: Run, ids: dict[str, str], name: str, version: str, options: Options) -> RepoPlan:
+def _model_repo(
+    run: Run, ids: dict[str, str], name: str, data_version: str | None, version: str, options: Options
+) -> RepoPlan:
     arm, last = run.release_arm, run.release_folder
     base = base_of(run, options.base)
     local_base = _local_base(run, ids["model"]) if base is None else None
@@ -242,7 +258,7 @@ def _model_repo(run: Run, ids: dict[str, str], name: str, version: str, options:
         more[CARD] = model_card(
             last / CARD, ids, run.dataset.name, base, adapter_only=options.weights == "adapter", own_base=local_base
         )
-    more |= {EVAL_RESULTS: found} if (found := eval_results(run, ids["dataset"], version)) is not None else {}
+    more |= {EVAL_RESULTS: found} if (found := eval_results(run, ids["dataset"], data_version)) is not None else {}
     more[TRAINING_ARGS] = training_args(run, ids["dataset"], base)
     more["arms.json"] = without_paths(run.folder / "arms.json", run)
     for pattern in RESULTS:

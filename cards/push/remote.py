@@ -150,6 +150,31 @@ class Remote:
 
         return self.patient(f"{repo.repo_id}: reading its commits", read)
 
+    def card_errors(self, repo: RepoPlan, front: str) -> list[str] | None:
+        """What the Hub's own check says against a card's YAML block; None where it cannot be asked.
+
+        Args:
+            repo: whose card.
+            front: the YAML block with its ``---`` lines; nothing else of the card is sent.
+        """
+        from huggingface_hub.errors import BadRequestError, HfHubHTTPError
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        def ask() -> list[str] | None:
+            body = {"content": front, "repoType": repo.repo_type}
+            reply = get_session().post(f"{self.endpoint}/api/validate-yaml", json=body, headers=build_hf_headers())
+            try:
+                hf_raise_for_status(reply)
+            except BadRequestError:
+                return [str(each.get("message")) for each in reply.json().get("errors", [])]
+            except HfHubHTTPError as error:
+                if error.response is not None and error.response.status_code in (404, 405, 501):
+                    return None  # not every Hub has it
+                raise
+            return []
+
+        return self.patient(f"{repo.repo_id}: asking the Hub about its card", ask)
+
     def text(self, repo: RepoPlan, path: str, revision: str) -> bytes | None:
         """A small file, read as anybody would; None when there is none."""
         from huggingface_hub import hf_hub_url

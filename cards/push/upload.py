@@ -7,16 +7,19 @@ sends what is missing and nothing else.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable
 
+from cards.push.copies import FRONT
 from cards.push.notes import release_notes
 from cards.push.plan import CARD, Plan, PlannedFile, RepoPlan, State
 from cards.push.remote import ATTRIBUTES, PushError, Remote, batches, difference
 from cards.stage_log import progress_lines
 from dataset_builder.errors import KitError
 
+THE_HUB = "https://huggingface.co"
 GROUP, GROUP_BYTES = 16, 100 * 2**20  # files sent before progress is counted: a stop loses no more
 
 
@@ -34,6 +37,7 @@ class Push:
         self.remote = Remote(say)
         self.api = self.remote.api
         self.sent = 0  # bytes
+        self.cards_accepted = 0  # by the Hub's own check
         self._commits: dict[tuple[str, str], dict[str, str]] = {}  # by repo, then state
 
     def run(self) -> None:
@@ -74,6 +78,33 @@ class Push:
         for repo in plan.repos:
             if self.remote.exists(repo):
                 self._look_at(repo)
+        if plan.dataset is not None:
+            self._look_for_dataset(plan.dataset)
+        for repo in plan.repos:
+            self._ask_about_card(repo)
+
+    def _look_for_dataset(self, repo_id: str) -> None:
+        """Refuse a dataset on the Hub that is not there, or not the one the run was trained on."""
+        there = RepoPlan("dataset", repo_id, [])
+        if not self.remote.exists(there):
+            raise KitError(f"--dataset {repo_id}: there is no such dataset on the Hub, or the token may not read it")
+        try:
+            built = json.loads(self.remote.text(there, "provenance.json", "main") or b"{}").get("fingerprint")
+        except (ValueError, AttributeError):
+            built = None
+        trained = self.plan.run.info.get("dataset_fingerprint")
+        if built and trained and built != trained:
+            raise KitError(f"--dataset {repo_id}: is another build ({built}) than the run was trained on ({trained})")
+
+    def _ask_about_card(self, repo: RepoPlan) -> None:
+        """Refuse a card that the Hub would refuse, before anything else is sent."""
+        text = repo.final.files[CARD].read().decode("utf-8", "replace")
+        found = FRONT.match(text)
+        errors = self.remote.card_errors(repo, found[0] if found else text)
+        if errors:
+            raise KitError(f"{repo.kind} {repo.repo_id}: {CARD}: the Hub refuses its YAML block: {'; '.join(errors)}")
+        if errors is not None:
+            self.cards_accepted += 1
 
     def _look_at(self, repo: RepoPlan) -> None:
         """Refuse a repo with other content: a released version never changes, and files of others are not ours."""
@@ -291,6 +322,23 @@ class Push:
             "making the collection public",
             lambda: self.api.update_collection_metadata(self._collection, private=False),
         )
+
+    def verified(self) -> list[str]:
+        """What was verified of the release, and what was not; a line each."""
+        repos, endpoint = self.plan.repos, self.remote.endpoint
+        files = sum(len({file.sha256 for s in repo.states for file in s.files.values()}) for repo in repos)
+        tags = sum(len(state.tags) for repo in repos for state in repo.states)
+        lines = [
+            f"verified: {files} files in {len(repos)} repos, by hash through a fresh client; {tags} tags lead to them"
+        ]
+        if self.cards_accepted == len(repos):
+            lines.append(f"verified: {endpoint} accepts the YAML block of {len(repos)} cards")
+        else:
+            lines.append(f"not verified: {endpoint} has no check of cards that could be asked")
+        if endpoint != THE_HUB:
+            lines.append(f"not verified: the cards by {THE_HUB} itself, which was not asked (HF_ENDPOINT is another)")
+        named = " and ".join(f"python -m cards verify {repo.repo_id}" for repo in repos)
+        return [*lines, f"not verified: the cards' numbers; {named} compute them again from the released rows"]
 
     def addresses(self) -> list[str]:
         """Where everything is now, and the collection."""

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cards.push.command import describe, push_leg
-from cards.push.notes import changes, newest_section, previous
+from cards.push.notes import changes, measures, models, newest_section, previous
 from cards.push.plan import Options, make_plan
 from dataset_builder.errors import KitError
 from tests.cards.pushing import ROOT, assert_released, command, copy, push, repos
@@ -210,16 +210,20 @@ def test_release_notes_say_what_changed():
     assert previous("v1.10.0", ["v1.9.0", "v1.2.0", "round-1", "v2.0.0", "v1.10.0"]) == "v1.9.0"
     assert previous("v0.1.0", ["v0.1.0", "round-2"]) is None
 
-    def card(rows: int, value: float) -> str:
+    def told(rows: int, value: float, base: str = "b") -> dict:
         infos = [{"config_name": "preferences", "splits": [{"name": "train", "num_examples": rows}]}]
         index = [{"name": "demo", "results": [{"metrics": [{"type": "accuracy", "value": value}]}]}]
-        return f"---\n{yaml.safe_dump({'dataset_info': infos, 'model-index': index})}---\ntext\n"
+        return measures({"dataset_info": infos, "model-index": index}) | models("model", {"base": base, "rounds": [{}]})
 
     class Repo:
         repo_id = "lab/demo"
 
-    assert changes(Repo, "v1.0.0", card(10, 0.5), card(12, 0.5)) == [
+    assert changes(Repo, "v1.0.0", told(10, 0.5), told(12, 0.5)) == [
         "- lab/demo: rows of preferences/train: 10 in v1.0.0, 12 now"
     ]
-    assert changes(Repo, "v1.0.0", card(10, 0.5), card(10, 0.75)) == ["- lab/demo: accuracy: 0.5 in v1.0.0, 0.75 now"]
-    assert "the same rows and scores" in changes(Repo, "v1.0.0", card(1, 0.5), card(1, 0.5))[0]
+    assert changes(Repo, "v1.0.0", told(10, 0.5), told(10, 0.75)) == ["- lab/demo: accuracy: 0.5 in v1.0.0, 0.75 now"]
+    assert changes(Repo, "v1.0.0", told(1, 0.5), told(1, 0.5, "c")) == ["- lab/demo: base: b in v1.0.0, c now"]
+    assert changes(Repo, "v1.0.0", {}, told(1, 0.5))[0] == (
+        "- lab/demo: rows of preferences/train: not there in v1.0.0, 1 now"
+    )
+    assert "the same rows, models and scores" in changes(Repo, "v1.0.0", told(1, 0.5), told(1, 0.5))[0]
