@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from cards.arm_figures import accuracy_distance, alpha_curves, arm_accuracies, learning_rates
+from cards.dataset_figures import coverage_curves, judges_against_each_other, length_difference
+from cards.dataset_samples import draw_strips
 from cards.run_folder import Run
 from cards.style import BLUE, FULL, HALF, INK, MEMBERS, MUTED, STYLE
 
 
 def draw_all(run: Run, folder: Path | None = None) -> list[str]:
-    """Draw every figure that the run has measurements for.
+    """Draw every figure that the run has measurements for, and the strips of the sample pairs.
 
     Args:
         run: the run to draw.
@@ -50,6 +52,7 @@ def draw_all(run: Run, folder: Path | None = None) -> list[str]:
             )
             pyplot.close(figure)
         drawn.append(name)
+    draw_strips(run, folder)
     return drawn
 
 
@@ -100,10 +103,10 @@ def margins(run: Run, plt):
         f"median {middle:.2f}",
         (middle, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(-5 if middle > 0.5 else 5, -2),
+        xytext=(0, 3),
         textcoords="offset points",
-        ha="right" if middle > 0.5 else "left",
-        va="top",
+        ha="center",
+        va="bottom",
         fontsize=8.5,
     )
     axis.set(xlabel="margin = score of chosen − score of rejected", ylabel="pairs", xlim=(-0.01, 1.01))
@@ -138,6 +141,9 @@ FIGURES: dict[str, Callable] = {
     "scores": score_distributions,
     "margins": margins,
     "win-rates": win_rates,
+    "coverage": coverage_curves,
+    "length": length_difference,
+    "agreement": judges_against_each_other,
 }
 ALT = {
     "arms": "Test accuracy of every arm with its 95 % interval",
@@ -147,4 +153,7 @@ ALT = {
     "scores": "Distribution of scores by judge and member",
     "margins": "Histogram of the margins between chosen and rejected",
     "win-rates": "Share of its pairs in which a member's answer is the chosen one",
+    "coverage": "Share of questions with a right answer against the number of answers, zoo and members",
+    "length": "Histogram of how much longer the chosen answer is than the rejected one",
+    "agreement": "Scores of two judges for the same answers",
 }

@@ -155,6 +155,15 @@ class Run:
         return self.rows("preferences", columns)
 
     @cached_property
+    def pair_texts(self) -> list[dict]:
+        """Of every pair the texts ``chosen`` and ``rejected``, and ``video_id``."""
+        pairs = self.rows("preferences", ["video_id", "chosen", "rejected"])
+        for pair in pairs:
+            for side in ("chosen", "rejected"):
+                pair[side] = "".join(part["text"] or "" for part in pair[side][-1]["content"])
+        return pairs
+
+    @cached_property
     def responses(self) -> list[dict]:
         """All answers of the zoo with every score."""
         columns = ["response_id", "question_id", "video_id", "answer", "model", "model_revision", "sampling"]
@@ -164,6 +173,28 @@ class Run:
     def questions(self) -> list[dict]:
         """All questions."""
         return self.rows("questions", ["question_id", "video_id", "question", "question_type", "license", "source"])
+
+    @cached_property
+    def question_types(self) -> dict[str, str]:
+        """Type by question id; empty where a question has none."""
+        return {row["question_id"]: row.get("question_type") or "" for row in self.questions}
+
+    @cached_property
+    def train_answers(self) -> dict[str, list[dict]]:
+        """The answers of each question of the train split."""
+        train = {row["question_id"] for row in self.rows("questions", ["question_id"], "train")}
+        found: dict[str, list[dict]] = defaultdict(list)
+        for row in self.responses:
+            if row["question_id"] in train:
+                found[row["question_id"]].append(row)
+        return dict(found)
+
+    @cached_property
+    def videos_held(self) -> dict[str, bool]:
+        """By video id, whether rows hold its bytes; see `cards.dataset_videos`."""
+        from cards.dataset_videos import videos_held
+
+        return videos_held(self.dataset)
 
     @cached_property
     def counts(self) -> dict[str, int]:

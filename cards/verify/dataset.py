@@ -10,6 +10,16 @@ from cards.text import NOT_MEASURED, count, number, share, short
 from cards.verify.agreement import check_rows
 from cards.verify.checks import Check, Checks
 from cards.verify.front import check_front
+from cards.verify.measured import (
+    check_agreement,
+    check_coverage,
+    check_criteria,
+    check_drops,
+    check_length,
+    check_prompts,
+    check_samples,
+    check_sources,
+)
 from cards.verify.page import Page
 from cards.verify.rows import Rows
 from dataset_builder.errors import KitError
@@ -18,7 +28,11 @@ _STORED = 1e-6  # the selection writes its figures with six digits
 _HELD_OUT = "test questions, kept for the benchmark by design"
 two, whole, tenth = partial(number, digits=2), partial(share, digits=0), share
 # Ranges, headings and list numbers that stand in every card, whatever was measured.
-_WORDING = (r"^\d+\. (?=\*\*)", r"aggregates in 0–1", r"judges \(0–1\)", r"match \(0–1\)")
+_WORDING = (
+    *(r"^\d+\. (?=\*\*)", r"aggregates in 0–1", r"criteria in 0–1", r"judges \(0–1\)", r"match \(0–1\)"),
+    *(r"`match` is 1\)", r"intervals are 95 %", r"its 95 % interval is", r"is 1 for perfect agreement and 0 for"),
+    *(r"\| 95 % interval \|", r"\(95 % interval"),
+)
 
 
 def verify_dataset(folder: Path) -> list[Check]:
@@ -33,6 +47,9 @@ def verify_dataset(folder: Path) -> list[Check]:
     try:
         for part in (check_front, _sentences, _zoo, _decoding, _judges, _splits, _drops, _control, _measured):
             part(checks, rows)
+        for part in (check_sources, check_coverage, check_criteria, check_length, check_agreement, check_prompts):
+            part(checks, rows)
+        check_samples(checks, rows)
         _diversity(checks, rows)
         _end(checks, rows)
         check_rows(checks, rows)
@@ -192,6 +209,7 @@ def _drops(checks: Checks, rows: Rows) -> None:
             missing = [r for r in fates if r in own and r not in asked and not before and alike]
             for reason in missing:
                 checks.absent(f"questions without a pair: {reason.replace('_', ' ')}", f"the rows give {fates[reason]}")
+        check_drops(checks, rows, simple=alike and not before)
     if (table := page.table("source rows that could not be used")) is not None:
         for label, cell in table.rows:
             page.claim(label)

@@ -10,8 +10,9 @@ from cards.verify.rows import Rows
 
 
 def check_front(checks: Checks, rows: Rows) -> None:
-    """Check ``configs``, ``dataset_info``, ``size_categories`` and ``license``."""
+    """Check ``configs``, ``dataset_info``, ``size_categories``, ``license`` and ``license_name``."""
     from cards.dataset_card import size_category
+    from cards.hub_fields import hub_license, license_name
     from dataset_builder.mmaip_v import content_key
 
     front, splits = checks.page.front, rows.splits()
@@ -39,7 +40,9 @@ def check_front(checks: Checks, rows: Rows) -> None:
         checks.value("size_categories", front["size_categories"], [size_category(rows.counts["pairs"])])
     licences = [name for (name,) in rows.all("SELECT DISTINCT license FROM questions WHERE license <> ''")]
     if "license" in front:
-        checks.value("license", front["license"], licences[0] if len(licences) == 1 else "other")
+        checks.value("license", front["license"], hub_license(sorted(licences)))
+    if "license_name" in front:
+        checks.value("license_name", front["license_name"], license_name(sorted(licences)))
 
 
 def _sha256(path) -> str:

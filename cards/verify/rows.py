@@ -164,20 +164,47 @@ class Rows:
                 SELECT max(value) - min(value) AS spread FROM judged GROUP BY response_id HAVING count(value) > 1)
         """)
 
+    @cached_property
+    def pairs(self) -> list[dict]:
+        """The pairs: ids, models, scores, margin, question, reference, and the texts ``chosen`` and ``rejected``."""
+        if not self.has_pairs:
+            return []
+        sides = ", ".join(f"coalesce({last_text(side)}, '') AS {side}" for side in ("chosen", "rejected"))
+        return self.dicts(f"""
+            SELECT question_id, response_id_chosen, response_id_rejected, video_id, question, answer, model_chosen,
+                   model_rejected, score_chosen, score_rejected, margin, {sides}
+            FROM preferences
+        """)
+
+    @cached_property
+    def questions(self) -> list[dict]:
+        """The questions: id, type, video, source, licence."""
+        return self.dicts("SELECT question_id, question_type, video_id, source, license, split FROM questions")
+
+    @cached_property
+    def answers(self) -> list[dict]:
+        """All answers with their scores."""
+        return [row for rows in self.by_question.values() for row in rows]
+
+    @cached_property
+    def train_answers(self) -> dict[str, list[dict]]:
+        """The answers of each question of the train split."""
+        train = {row["question_id"] for row in self.questions if row["split"] == "train"}
+        return {question: rows for question, rows in self.by_question.items() if question in train}
+
     def lengths(self):
         """Characters of the chosen and of the rejected answers of all pairs, two arrays [pairs]."""
         import numpy as np
 
-        sides = ", ".join(map(last_text, ("chosen", "rejected")))
-        texts = self.all(f"SELECT {sides} FROM preferences") if self.has_pairs else []
-        lengths = np.array([(len(chosen or ""), len(rejected or "")) for chosen, rejected in texts], dtype=np.int64)
+        lengths = np.array([(len(p["chosen"]), len(p["rejected"])) for p in self.pairs], dtype=np.int64)
         return lengths.reshape(-1, 2)[:, 0], lengths.reshape(-1, 2)[:, 1]
 
     @cached_property
     def by_question(self) -> dict[str, list[dict]]:
         """The answers of each question with their scores."""
         found: dict[str, list[dict]] = {}
-        columns = ("question_id", "response_id", "response", "flags", "scores", "score", "model")
+        columns = ("question_id", "response_id", "response", "flags", "scores", "score", "model", "model_revision")
+        columns += ("video_id", "split")
         for row in self.dicts(f"SELECT {', '.join(columns)} FROM responses"):
             found.setdefault(row["question_id"], []).append({**row, "flags": row["flags"] or []})
         return found
