@@ -1,6 +1,8 @@
-"""The card of an evaluator's repo: hashes and settings are made again from its judge's record, which holds the prompts.
+"""The card of an evaluator's repo, computed again from what lies in it.
 
-Bias and agreement were measured on answers that are not in the repo: they are named as not checkable.
+Hashes and settings are made again from the judge's record, which holds its prompts; agreement and debiased figures from
+``results/verdicts.parquet``, one row an answer and judge; bias from ``audit_rows.json``. How a judge was trained has no
+rows: it is compared with what training wrote down, and named as not checkable.
 """
 
 from __future__ import annotations
@@ -9,28 +11,50 @@ import json
 import re
 from pathlib import Path
 
+from cards.stage_log import read_json
 from cards.verify.checks import Check, Checks
-from cards.verify.page import Page, Span
+from cards.verify.evaluator_rows import check_agreement, check_bias, check_logged
+from cards.verify.page import Page
 
-_WORDING = (r"`score` \(0 to 1\)", r"gold: 1, 0, or None", r"a 95 % interval clustered", r"with their 95 % intervals")
-_BIAS = "measured on an audit's questions and verdicts, which are not in the repo"
-_AGREEMENT = "measured on held-out answers, whose verdicts are not in the repo"
+WORDING = (r"`score` \(0 to 1\)", r"gold: 1, 0, or None", r"95 % interval", r"At least 20 videos have")
+_TRAINED = (
+    (r"Its weights were trained on (\S+) answers", "answers it was trained on", ("answers",), str),
+    (r"answers about (\S+) clips of", "clips it was trained on", ("clips",), str),
+    (r"\(right from (\S+) of the range", "threshold of a right answer", ("target", "threshold"), str),
+    (r"On (\S+) held-out answers", "held-out answers", ("validation", "answers"), str),
+    (r"held-out answers about (\S+) videos", "held-out videos", ("validation", "videos"), str),
+    (r"it agrees with it on (\S+ %)", "agreement on them", ("validation", "agreement", "mean"), None),
+    (r"\(95 % interval (\S+ %) to", "low end of it", ("validation", "agreement", "low"), None),
+    (r"% to (\S+ %), clustered", "high end of it", ("validation", "agreement", "high"), None),
+    (r"ROC curve (\d\S*\d)\.", "area under the ROC curve", ("validation", "auc"), "{:.3f}".format),
+    (r"\. (\S+ %) of them are right by", "right ones of them", ("validation", "share_right"), None),
+)
 
 
 def verify_evaluator(folder: Path) -> list[Check]:
     """Check every number of an evaluator's card.
 
     Raises:
-        KitError: there is no card, or no evaluator.
+        KitError: there is no card, or no evaluator, or rows that cannot be read.
     """
-    from dataset_builder.judges.base import settings_hash
     from eval.evaluator.config import read_config
-    from eval.fingerprint import fingerprint_of
 
     page, config = Page.read(folder / "README.md"), read_config(folder)
-    record, checks = config["record"], Checks(page)
-    settings = record.get("settings") or {}
-    page.constants(*_WORDING)
+    checks = Checks(page)
+    page.constants(*WORDING)
+    _record(checks, config["record"])
+    check_bias(checks, folder)
+    check_agreement(checks, folder)
+    _training(checks, folder)
+    return checks.finish()
+
+
+def _record(checks: Checks, record: dict) -> None:
+    """Hashes, settings, frames and prompts."""
+    from dataset_builder.judges.base import settings_hash
+    from eval.fingerprint import fingerprint_of
+
+    page, settings = checks.page, record.get("settings") or {}
     made = settings_hash(settings)
     found = {"settings": made, "fingerprint": fingerprint_of({"reported": [], **record, "settings_hash": made})}
     for table in page.tables:
@@ -39,9 +63,8 @@ def verify_evaluator(folder: Path) -> list[Check]:
             if name in found:
                 checks.text(f"{name} (hash)", cell, f"`{found[name]}`")
             elif name == "revision":
-                checks.unchecked(
-                    "revision of the judge's model", cell, "names the weights; made again when it is loaded"
-                )
+                why = "names the weights; made again when it is loaded"
+                check_logged(checks, "revision of the judge's model", cell, f"`{record.get('revision')}`", why)
             elif name in settings:
                 page.claim(cells[0])
                 value = json.dumps(settings[name], ensure_ascii=False, sort_keys=True).replace("\n", " ")
@@ -52,16 +75,20 @@ def verify_evaluator(folder: Path) -> list[Check]:
         for line in str(text or "").splitlines():  # shown in full in the card, with the numbers in it
             for match in re.finditer(re.escape(line), page.body) if line.strip() else ():
                 page.claim(page.group(match, 0))
-    for heading, why in (("## Bias", _BIAS), ("## Agreement with the judges", _AGREEMENT)):
-        _section(checks, heading, why)
-    return checks.finish()
 
 
-def _section(checks: Checks, heading: str, why: str) -> None:
-    """Name every number of a section as not checkable."""
-    page = checks.page
-    begin = page.body.find(f"\n{heading}")
-    end = page.body.find("\n## ", begin + 4)
-    spans: list[Span] = [s for s in page.left_over() if begin < s.start < (end if end > 0 else len(page.body))]
-    for span in spans if begin >= 0 else []:
-        checks.unchecked(f"“{page.context(span, 30)}”", span, why)
+def _training(checks: Checks, folder: Path) -> None:
+    """What stands of training, against what it wrote down."""
+    from eval.evaluator.card import share
+    from eval.evaluator.weights import TRAINING
+
+    written = next(iter(sorted(folder.glob(f"judge/*/{TRAINING}"))), None)
+    record = read_json(written, {}) if written else {}
+    for pattern, name, path, form in _TRAINED:
+        if match := checks.page.find(pattern):
+            value = record
+            for key in path:
+                value = (value or {}).get(key)
+            text = "–" if value is None else (form or share)(value)
+            why = f"measured while training, on answers whose verdicts are not in the repo ({TRAINING} says so)"
+            check_logged(checks, name, checks.page.group(match), text, why)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 LIMIT = 200  # questions: about thirty verdicts each
 
-_EPILOG = """Writes DIR/audit.json, DIR/audit.md and DIR/audit.png, and keeps verdicts in DIR/.audit-work, so that a
-stopped audit goes on where it was. A set of one's own is a JSONL file, one question a line:
+_EPILOG = """Writes DIR/audit.json, DIR/audit.md, DIR/audit.png and DIR/audit_rows.json (the numbers behind them).
+Verdicts are kept in DIR/.audit-work, so that a stopped audit goes on where it was. A set of one's own is a JSONL file,
+one question a line:
 
   {"id": "q7", "video": "clips/kitchen.mp4", "question": "what is she cutting ?", "answers": ["an onion"],
    "right": ["an onion", "onions"], "wrong": ["a tomato"],
@@ -67,6 +68,7 @@ def run(arguments: list[str]) -> int:
     from eval.audit.figure import draw_audit
     from eval.audit.injected import CASES
     from eval.audit.report import audit_markdown
+    from eval.audit.rows import NAME, write_rows
     from eval.audit.run import audit
     from eval.results import write_text
 
@@ -77,6 +79,7 @@ def run(arguments: list[str]) -> int:
     store = ShardStore(output / ".audit-work")  # better now than after hours of judging
     cases, name = read_cases(options, settings)
     device = options.device or settings.device
+    rows: list[dict[str, Any]] = []
     with quiet_models(config, pair_config):
         record = audit(
             cases=cases,
@@ -87,11 +90,13 @@ def run(arguments: list[str]) -> int:
             seed=options.seed,
             store=store,
             progress=True,
+            rows=rows,
             **make_judges(config, pair_config, store.work, device),
         )
     report = audit_markdown(record)
     write_text(output / "audit.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(output / "audit.md", report + "\n")
+    write_rows(output / NAME, rows)
     draw_audit(record, output / "audit.png")
     print(report)
     limit = settings.max_unjudged if options.max_unjudged is None else options.max_unjudged

@@ -15,6 +15,7 @@ from eval.audit.cases import Case, set_fingerprint
 from eval.audit.findings import Finding, Measure, Unmeasured, finding, with_p_values
 from eval.audit.looking import BLACK, NO_FRAMES, ORDER, RETEST, FrameCount, OtherVideo
 from eval.audit.probes import Errors, Length, SelfPreference, Style
+from eval.audit.rows import row_of
 from eval.audit.sheet import Probe, Setup, Sheet
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def audit(
     draws: int = DRAWS,
     store: ShardStore | None = None,
     progress: bool = False,
+    rows: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure the biases of a judge.
 
@@ -78,6 +80,7 @@ def audit(
         draws: random sign flips of each test.
         store: where verdicts of local judges are kept, so that a stopped audit goes on.
         progress: show bars.
+        rows: gets the numbers behind the findings, see `eval.audit.rows`.
 
     Returns:
         JSON values: ``judge`` (see `eval.fingerprint.judge_record`), ``parameters`` of a local judge's model, ``set``,
@@ -127,7 +130,7 @@ def audit(
             measured[pairs.NAME] = lambda: pairs.measure_pairs(
                 pair_judge, cases, _store_for(pair_judge, store), progress
             )
-    findings, unmeasured = _findings(measured, draws, seed)
+    findings, unmeasured = _findings(measured, draws, seed, [] if rows is None else rows)
     from eval.fingerprint import judge_record
 
     errors = [reading.error or "the judge gave no verdict" for reading in readings.values() if reading.accept is None]
@@ -183,7 +186,7 @@ def _ask(asks: set, cases: Sequence[Case], judges: Mapping[str, Any], seed: int,
 
 
 def _findings(
-    measured: Mapping[str, Callable[[], Iterable[Measure]]], draws: int, seed: int
+    measured: Mapping[str, Callable[[], Iterable[Measure]]], draws: int, seed: int, rows: list[dict[str, Any]]
 ) -> tuple[list[Finding], dict[str, str]]:
     """All findings in the order of ``TITLES``, and the reason why a probe, or a part of it, has none."""
     found, unmeasured = [], {}
@@ -196,6 +199,7 @@ def _findings(
                 parts += 1
                 try:
                     found.append((finding(name, measure), measure.values))
+                    rows.append(row_of(name, measure))
                 except Unmeasured as reason:
                     reasons[f"{name}.{measure.name}"] = str(reason)
         except Unmeasured as reason:

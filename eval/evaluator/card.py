@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dataset_builder.errors import KitError
+from eval.evaluator import agreement
 from eval.evaluator.folders import PACKAGE
 from eval.evaluator.weights import TRAINING
 from eval.fingerprint import same_judge
 from eval.results import read_json
 from eval.templates import environment
 
+NOT_MEASURED = "not measured"
 _PROMPTS = ("system", "prompt", "example")  # of a judge's settings: what its model reads
 _SHOWN = (*_PROMPTS, "frames")  # what the card does not repeat in its list of settings
 _ENTRIES = {
@@ -36,6 +39,7 @@ def render_card(
     audit: Mapping[str, Any] | None = None,
     picture: str | None = None,
     repo_id: str | None = None,
+    verdicts: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The card as text.
 
@@ -47,12 +51,14 @@ def render_card(
         audit: content of the bias audit.
         picture: name of its picture in the repo.
         repo_id: what the repo is called.
+        verdicts: its own beside those of others on the same answers, see `eval.evaluator.agreement`.
     """
     import jinja2
 
     from eval.audit import audit_summary
     from eval.audit.report import not_measured
     from eval.benchmarks import BENCHMARKS
+    from eval.gold.sampling import FEWEST_VIDEOS
 
     settings = record["settings"]
     context = dict(
@@ -68,6 +74,10 @@ def render_card(
         training=training,
         bias=audit_summary(audit),
         picture=None if not_measured(audit) else picture,
+        said=agreement.said(verdicts),
+        compared=agreement.compared(verdicts),
+        file=f"{agreement.FOLDER}/{agreement.FILE}",
+        fewest=FEWEST_VIDEOS,
         repo=repo_id or "NAMESPACE/NAME",
         folder=(repo_id or "NAMESPACE/NAME").rsplit("/", 1)[-1],
         tasks=list(BENCHMARKS),
@@ -134,9 +144,32 @@ def read_audit(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
+def share(value: float | None) -> str:
+    """0.7312 → 73.1 %."""
+    return NOT_MEASURED if value is None else f"{100 * value:.1f} %"
+
+
+def span(found: Any) -> str:
+    """The interval of an estimate of a share: 70.1 – 76.0 %."""
+    ends = None if found is None else (found.low, found.high)
+    return NOT_MEASURED if ends is None or not all(map(math.isfinite, ends)) else f"{_hundred(ends)} %"
+
+
+def kappa(found: Any) -> str:
+    """A coefficient of agreement with its interval: 0.612 (0.560 – 0.664)."""
+    if not math.isfinite(found.value):
+        return NOT_MEASURED
+    return f"{found.value:.3f} ({found.low:.3f} – {found.high:.3f})".replace("-", "−")
+
+
+def _hundred(ends: tuple[float, float]) -> str:
+    return " – ".join(f"{100 * end:.1f}" for end in ends)
+
+
 def _template():
     made = environment(Path(__file__).parent / "templates")
-    made.filters["share"] = lambda value: "not measured" if value is None else f"{100 * value:.1f} %"
+    made.filters |= {"share": share, "span": span, "kappa": kappa}
+    made.globals["NOT_MEASURED"] = NOT_MEASURED
     made.filters["fence"] = _fence
     return made.get_template("evaluator_card.md.j2")
 

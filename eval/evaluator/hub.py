@@ -13,6 +13,7 @@ from huggingface_hub import ModelHubMixin
 
 from dataset_builder.errors import KitError
 from dataset_builder.settings import parse_judge
+from eval.evaluator import agreement
 from eval.evaluator.config import CONFIG, local_weights, portable, read_config, resolved, write_config
 from eval.evaluator.folders import PACKAGE, drop, fetched, first_line, refuse_other_content, replace
 from eval.evaluator.verdict import Asked, Verdict
@@ -25,8 +26,16 @@ if TYPE_CHECKING:
     from dataset_builder.judges import Judge
 
 BLOCK = 64  # answers that a local judge gets at once
-AUDIT, AUDIT_PICTURE = "audit.json", "audit.png"
-_LOADED = (CONFIG, f"{WEIGHTS}/*", AUDIT, AUDIT_PICTURE)  # of a repo, what an evaluator is made from
+AUDIT, AUDIT_PICTURE, AUDIT_ROWS = "audit.json", "audit.png", "audit_rows.json"
+VERDICTS = f"{agreement.FOLDER}/{agreement.FILE}"
+_LOADED = (
+    CONFIG,
+    f"{WEIGHTS}/*",
+    AUDIT,
+    AUDIT_PICTURE,
+    AUDIT_ROWS,
+    VERDICTS,
+)  # of a repo, what an evaluator is made from
 
 
 class VQAEvaluator(ModelHubMixin):
@@ -37,7 +46,9 @@ class VQAEvaluator(ModelHubMixin):
             checkpoint's folder as ``model`` is carried in the repo; a Hub id is pinned to its commit; an endpoint's
             key and machine are not stored.
         audit: a bias audit of this judge, which the card shows: the folder or JSON that ``python -m eval audit-judge``
-            wrote; its picture lies beside the JSON.
+            wrote; its picture and its rows lie beside the JSON.
+        verdicts: Parquet of this judge's verdicts beside those of others on the same answers, see
+            `eval.evaluator.agreement`; the card shows how far they agree.
         license: of the repo, such as that of the weights it carries.
         device: where a local judge runs: ``auto``, ``cpu``, ``cuda`` …
         cache: SQLite file for the replies of an endpoint, which is then never asked the same twice.
@@ -51,6 +62,7 @@ class VQAEvaluator(ModelHubMixin):
         judge: Mapping[str, Any],
         *,
         audit: str | Path | None = None,
+        verdicts: str | Path | None = None,
         license: str = "apache-2.0",
         device: str = "auto",
         cache: str | Path | None = None,
@@ -60,6 +72,7 @@ class VQAEvaluator(ModelHubMixin):
         if (weights := local_weights(self.spec)) is not None:
             self.spec["model"] = str(weights.absolute())  # a relative path is another model's name elsewhere
         self.audit = None if audit is None else Path(audit) / AUDIT if Path(audit).is_dir() else Path(audit)
+        self.verdicts = None if verdicts is None else Path(verdicts)
         self._saved: Mapping[str, Any] | None = None  # the record that stands in the repo this was loaded from
 
     @cached_property
@@ -233,7 +246,8 @@ class VQAEvaluator(ModelHubMixin):
         config = read_config(folder)
         spec = resolved(_changed(config["judge"], changes or {}), folder)
         audit = folder / AUDIT if (folder / AUDIT).is_file() else None
-        evaluator = cls(spec, audit=audit, license=config["license"], device=device, cache=cache)
+        verdicts = folder / VERDICTS if (folder / VERDICTS).is_file() else None
+        evaluator = cls(spec, audit=audit, verdicts=verdicts, license=config["license"], device=device, cache=cache)
         evaluator._saved = None if changes else config["record"]
         return evaluator
 
@@ -267,7 +281,7 @@ class VQAEvaluator(ModelHubMixin):
         drop(partial)
         try:
             super().save_pretrained(partial, model_card_kwargs=model_card_kwargs)
-            replace(partial, folder, optional=(WEIGHTS, AUDIT, AUDIT_PICTURE))
+            replace(partial, folder, optional=(WEIGHTS, AUDIT, AUDIT_PICTURE, AUDIT_ROWS, agreement.FOLDER))
         finally:
             drop(partial)
         if push_to_hub:
@@ -279,9 +293,13 @@ class VQAEvaluator(ModelHubMixin):
 
         spec = self.saved_spec()  # first what can be wrong with it, and with the audit
         self.bias()
+        if self.verdicts is not None:
+            rows = agreement.read_verdicts(self.verdicts)
+            agreement.write_verdicts(save_directory / VERDICTS, rows)
         if (weights := local_weights(self.spec)) is not None:
             copy_weights(weights, save_directory)
-        for source, name in ((self.audit, AUDIT), (self.picture, AUDIT_PICTURE)):
+        beside = ((self.audit, AUDIT), (self.picture, AUDIT_PICTURE), (self.audit_rows, AUDIT_ROWS))
+        for source, name in beside:
             if source is not None:
                 shutil.copyfile(source, save_directory / name)
         write_repo(save_directory)
@@ -302,7 +320,9 @@ class VQAEvaluator(ModelHubMixin):
         """
         options["model_card_kwargs"] = {"repo_id": repo_id, **(options.get("model_card_kwargs") or {})}
         options.setdefault("commit_message", "An evaluator of answers to questions about videos")
-        options.setdefault("delete_patterns", [f"{WEIGHTS}/*", f"{PACKAGE}/*", AUDIT, AUDIT_PICTURE])
+        options.setdefault(
+            "delete_patterns", [f"{WEIGHTS}/*", f"{PACKAGE}/*", AUDIT, AUDIT_PICTURE, AUDIT_ROWS, VERDICTS]
+        )
         try:
             return super().push_to_hub(repo_id, **options)
         except KitError:
@@ -319,7 +339,8 @@ class VQAEvaluator(ModelHubMixin):
         training = read_training(local_weights(self.spec))
         picture = AUDIT_PICTURE if self.picture is not None else None
         known = (self.saved_spec(), self.saved_record(), self.license)
-        return ModelCard(render_card(*known, training, self.bias(), picture, repo_id))
+        rows = [] if self.verdicts is None else agreement.read_verdicts(self.verdicts)
+        return ModelCard(render_card(*known, training, self.bias(), picture, repo_id, rows))
 
     def saved_spec(self) -> dict[str, Any]:
         """The judge's specification as it is saved.
@@ -340,6 +361,12 @@ class VQAEvaluator(ModelHubMixin):
     def picture(self) -> Path | None:
         """The audit's picture; None without one."""
         place = self.audit and self.audit.with_suffix(".png")
+        return place if place is not None and place.is_file() else None
+
+    @property
+    def audit_rows(self) -> Path | None:
+        """The numbers behind the audit's findings; None without them."""
+        place = self.audit and self.audit.with_name(AUDIT_ROWS)
         return place if place is not None and place.is_file() else None
 
     def bias(self) -> dict[str, Any] | None:

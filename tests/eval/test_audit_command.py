@@ -11,7 +11,7 @@ from eval.__main__ import main
 from eval.audit import audit_summary, injected
 from tests.endpoints.stub import StubServer, message_text
 
-NAMES = {"audit.json", "audit.md", "audit.png"}
+NAMES = {"audit.json", "audit.md", "audit.png", "audit_rows.json"}
 
 
 @pytest.fixture
