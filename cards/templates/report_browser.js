@@ -240,7 +240,7 @@ function follow() { // the address
   const wanted = pairs.find((pair) => pair.id === said.pair || pair.question.id === said.pair);
   refresh(wanted);
   if (said.pair && !wanted) shownText.textContent += `; the pair “${said.pair}” is not on this page`;
-  section.scrollIntoView();
+  section.scrollIntoView({ behavior: "instant" });
   return true;
 }
 
@@ -252,7 +252,7 @@ function engaged() { // the reader looks at this section
 }
 
 function step(by) {
-  if (!engaged()) section.scrollIntoView();
+  if (!engaged()) section.scrollIntoView({ behavior: "instant" });
   list.focus({ preventScroll: true });
   const place = shown.indexOf(open) + by;
   if (place >= 0 && place < shown.length) show(shown[place]);
