@@ -77,6 +77,7 @@ def findings() -> Iterator[Finding]:
     yield from packages(requirements())
     yield from extras()
     yield threads()
+    yield memory()
     yield from disks()
     yield token()
     yield launcher()
@@ -145,6 +146,19 @@ def threads() -> Finding:
     return Finding(OK, "threads", said)
 
 
+def memory() -> Finding:
+    """The machine's memory; what a run takes depends on its model."""
+    use = "python -m recipes.memory CONFIG.yaml estimates what a training run takes"
+    try:
+        kept = dict(
+            re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        )
+        free, total = (int(kept[name]) * 1024 / 1e9 for name in ("MemAvailable", "MemTotal"))
+    except (OSError, KeyError):  # not Linux
+        return Finding(OK, "memory", use)
+    return Finding(OK, "memory", f"{free:.0f} of {total:.0f} GB available; {use}")
+
+
 def disks() -> Iterator[Finding]:
     """Free disk where the Hub's cache lies and here."""
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -168,11 +182,11 @@ def token() -> Finding:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     if not get_token():
-        return Finding(
-            NOTE, "token", "there is none; only push needs one", "hf auth login, with a token that may write"
-        )
+        said = "there is none; only push needs one"
+        return Finding(NOTE, "token", said, "hf auth login, with a token that may write")
     if HF_HUB_OFFLINE:
-        return Finding(NOTE, "token", "there is one; HF_HUB_OFFLINE is set, so nobody was asked what it may do")
+        said = "there is one; HF_HUB_OFFLINE is set, so nobody was asked what it may do"
+        return Finding(NOTE, "token", said, "unset HF_HUB_OFFLINE to ask, and to push")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -186,15 +200,35 @@ def token() -> Finding:
     except Exception as error:  # no network, in one of many shapes
         if "invalid" in str(error).lower():
             return Finding(PROBLEM, "token", "the Hub refuses it", "hf auth login with a new one")
-        return Finding(NOTE, "token", f"there is one; the Hub cannot be reached ({type(error).__name__})")
+        said = f"there is one; the Hub cannot be reached ({type(error).__name__})"
+        return Finding(NOTE, "token", said, "push needs the network; see HF_ENDPOINT and the proxy's variables")
     access = (me.get("auth") or {}).get("accessToken") or {}
     role, spaces = access.get("role"), [me.get("name"), *(org.get("name") for org in me.get("orgs") or [])]
     said = f"of {me.get('name')}, role {role or 'unknown'}; namespaces: {', '.join(filter(None, spaces))}"
     if role == "read":
         return Finding(NOTE, "token", said, "it may not push; hf auth login with one that may write")
     if role == "fineGrained":
-        return Finding(NOTE, "token", said, "push needs write access to the repos and collections of the namespace")
+        return fine_grained(me.get("name"), access.get("fineGrained") or {})
     return Finding(OK, "token", said)
+
+
+def fine_grained(user: str, scopes: dict) -> Finding:
+    """What a fine-grained token may write, by its scopes as ``whoami`` lists them.
+
+    Args:
+        user: whose token it is.
+        scopes: ``{"scoped": [{"entity": {"type", "name"}, "permissions": [...]}]}``.
+    """
+    entities = {}
+    for scope in scopes.get("scoped") or []:
+        if "repo.write" in (scope.get("permissions") or []):
+            entity = scope.get("entity") or {}
+            entities[entity.get("name") or "?"] = entity.get("type")
+    namespaces = sorted(name for name, kind in entities.items() if kind in ("user", "org"))
+    said = f"of {user}, fine-grained; may write repos of: {', '.join(namespaces) or 'no namespace'}"
+    if not namespaces:
+        return Finding(NOTE, "token", said, "it may not push: give it write access to the namespace's repos")
+    return Finding(NOTE, "token", said, "push also needs write access to the namespace's collections")
 
 
 def launcher() -> Finding:
@@ -278,9 +312,13 @@ def gpu() -> Iterator[Finding]:
         both = ", ".join(f"{name} {build}" for name, build in builds.items())
         yield Finding(PROBLEM, "torch", f"of two builds ({both})", "install torch and torchvision from the same index")
     if not torch.cuda.is_available():
-        yield Finding(
-            NOTE, "GPU", "none: the demo and tests run on CPU; real models want one", "see nvidia-smi if there is one"
-        )
+        build = builds.get("torch", "default")
+        if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
+            do = "compare the driver's CUDA version (nvidia-smi) with torch's build, and look at CUDA_VISIBLE_DEVICES"
+            yield Finding(NOTE, "GPU", f"this machine has a driver, but torch (build {build}) sees no GPU", do)
+        else:
+            do = "nothing for demo and tests; add --use_cpu true --bf16 false to a recipe"
+            yield Finding(NOTE, "GPU", "none: the demo and tests run on CPU; real models want one", do)
         return
     for place in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(place)

@@ -82,6 +82,28 @@ def test_the_command_works_offline_without_a_token(tmp_path):
     by_name = {finding["name"]: finding for finding in found}
     assert by_name["token"]["state"] == "note" and "only push needs one" in by_name["token"]["said"]
     assert by_name["GPU"]["state"] == "note" and by_name["python"]["state"] == "ok"
+    assert all(finding["do"] for finding in found if finding["state"] != "ok"), "what is not well says what to do"
+    assert "recipes.memory" in by_name["memory"]["said"]
+
+
+def test_a_driver_without_a_gpu_for_torch_is_said(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "torch (build" in list(doctor.gpu())[-1].said and "nvidia-smi" in list(doctor.gpu())[-1].do
+
+
+def test_a_fine_grained_token_says_what_it_may_write():
+    def scope(kind, name, *permissions):
+        return {"entity": {"type": kind, "name": name}, "permissions": list(permissions)}
+
+    writes = scope("org", "lab", "repo.content.read", "repo.write")
+    some = doctor.fine_grained("ada", {"scoped": [scope("user", "ada", "repo.content.read"), writes]})
+    assert some.said.endswith("may write repos of: lab") and "collections" in some.do
+    one = doctor.fine_grained("ada", {"scoped": [scope("model", "ada/one", "repo.write")]})
+    assert "no namespace" in one.said and "may not push" in one.do
+    assert "no namespace" in doctor.fine_grained("ada", {}).said
 
 
 def test_token_scopes_are_asked_and_the_token_is_never_shown(tmp_path):
