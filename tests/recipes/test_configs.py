@@ -18,7 +18,8 @@ from recipes.settings import parse, precheck
 RUNS = sorted(
     p.name
     for p in CONFIGS.glob("*.yaml")
-    if p.name not in ("toy.yaml", "arms.yaml", "sft.yaml", "evaluator.yaml", "shapes.yaml", "fsdp2.yaml")
+    if p.name
+    not in ("toy.yaml", "arms.yaml", "sft.yaml", "evaluator.yaml", "shapes.yaml", "fsdp2.yaml", "multi_node.yaml")
 )
 README = (CONFIGS / "README.md").read_text(encoding="utf-8")
 SHAPES = yaml.safe_load((CONFIGS / "shapes.yaml").read_text())
