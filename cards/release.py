@@ -34,7 +34,9 @@ def plan(config: ReleaseConfig) -> str:
     ]
     if judge is not None:
         gold = f"; figures debiased by {', '.join(config.gold)}" if config.gold else ""
-        makes.append((f"{run}/evaluator/", f"judge {_name(judge)}: its weights, tasks and card{gold}"))
+        makes.append(
+            (f"{run}/evaluator/", f"judge {_name(judge)}: settings, tasks and card, weights of a local one{gold}")
+        )
     makes += [(f"{run}/figures/", "PNG and SVG"), (f"{run}/", "run.json, arms.json, report.html, summary.json")]
     where, names = config.namespace or "NAMESPACE", repo_names(config.name, Path(config.dataset).name)
     pushes = [

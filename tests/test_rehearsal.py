@@ -10,7 +10,7 @@ import pytest
 
 from tests.rehearsal.__main__ import main
 from tests.rehearsal.pages import page
-from tests.rehearsal.rehearsal import FAILED, OK, Rehearsal
+from tests.rehearsal.rehearsal import FAILED, LEFT_OUT, OK, Rehearsal
 
 
 def test_without_a_finished_run_it_is_one_line(tmp_path, capsys):
@@ -80,12 +80,17 @@ def test_a_stranger_uses_everything_that_was_released(rehearsal):
     rehearsal.all(lines.append)
     record = json.loads((rehearsal.output / "rehearsal.json").read_text())
     states = {step["step"]: step for step in record["steps"]}
-    assert len(lines) == len(states) + 2
+    assert len(lines) == len(states) + 2 and "1 not rehearsed" in lines[-1]
+    live = states.pop("live card validation")
+    assert live["state"] == LEFT_OUT and "it asks huggingface.co" in live["figure"] and "3 cards" in live["figure"]
     for name, step in states.items():
         if not name.startswith("verify"):  # the made run's figures are made up, and verifying says so
             assert step["state"] == OK, (name, step["figure"])
     assert "preferences" in states["dataset, all configs"]["figure"]
-    assert "LoRA weights on tester/demo at base, equal" in states["adapter by peft"]["figure"]
+    assert "LoRA weights on tester/demo at base, equal" in states["adapter of the run by peft"]["figure"]
+    assert "LoRA weights on tester/demo-base at None, equal" in states["adapter by peft on its base"]["figure"]
+    assert states["verify tester/demo-lora"]["state"] == OK  # whose figures are measured
+    assert "of an earlier rehearsal" not in states["a LoRA run by recipes and finish"]["figure"]
     assert states["verify tester/demo"]["state"] == FAILED and states["repo pages"]["state"] == OK
     html = (rehearsal.output / "pages" / "mmaip-v" / "index.html").read_text()
     assert 'src="data:image/png;base64,' in html and 'src="figures' not in html
@@ -104,5 +109,6 @@ def test_a_push_that_fails_fails_the_others_too_and_all_are_tried(rehearsal, run
     states = {step["step"]: step for step in rehearsal.steps}
     assert states["push"]["state"] == FAILED and "nothing was sent" in states["push"]["figure"]
     assert states["nothing left this machine"]["state"] == OK
-    others = [step["state"] for name, step in states.items() if name not in ("push", "nothing left this machine")]
-    assert set(others) == {FAILED}
+    alone = ("push", "nothing left this machine", "live card validation", "a LoRA run by recipes and finish")
+    others = {name: step["state"] for name, step in states.items() if name not in alone}
+    assert set(others.values()) == {FAILED}, others

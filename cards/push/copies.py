@@ -13,6 +13,7 @@ import yaml
 
 from cards.run_folder import Run
 
+_MODEL = re.compile(r'^ {1,2}"model": ("(?:[^"\\]|\\.)*")', re.MULTILINE)  # of results: who answered
 FRONT = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
 
 
@@ -84,12 +85,22 @@ def adapter_config(path: Path, base: str, revision: str | None) -> bytes:
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 
 
-def without_paths(path: Path, run: Run) -> bytes:
-    """A JSON file of the run, naming its folders from the run folder on and the dataset by its name alone."""
+def without_paths(path: Path, run: Run, base: str | None = None) -> bytes:
+    """A JSON file of the run, naming its folders from the run folder on and the dataset by its name alone.
+
+    Args:
+        path: the file.
+        run: the run.
+        base: what a base is called on the Hub that lies in a folder elsewhere; its folder's name by default.
+    """
     text = path.read_text(encoding="utf-8")
     for folder, instead in ((run.folder, ""), (run.dataset, run.dataset.name)):
         for name in {str(folder), str(folder.absolute()), str(folder.resolve())}:
             inside, whole = json.dumps(name)[1:-1], json.dumps(name)
             text = text.replace(f'"{inside}/', f'"{instead}/' if instead else '"')
             text = text.replace(whole, json.dumps(instead or folder.name))
+    for found in dict.fromkeys(_MODEL.findall(text)):
+        name = json.loads(found)
+        if name.startswith(("/", "~", ".")) or (Path(name).is_dir() and not (run.folder / name).is_dir()):
+            text = text.replace(f'"model": {found}', f'"model": {json.dumps(base or Path(name).name)}')
     return text.encode()

@@ -14,6 +14,8 @@ from cards.stage_log import read_json
 EVAL_YAML = "eval.yaml"
 TRAINING_ARGS = "training_args.yaml"
 TASK = "mmaip_v"  # as `eval/tasks.py` calls it
+# Of each round: what it was told, and what it logged, which no row can confirm.
+_LOGGED = ("round", "steps", "learning_rate", "alpha", "validation_accuracy", "distance", "alpha_curve")
 EVAL_RESULTS = ".eval_results/mmaip-v.yaml"
 
 
@@ -74,9 +76,12 @@ def training_args(run: Run, dataset_id: str, base: str | None) -> bytes:
         "dataset": dataset_id,
         "dataset_fingerprint": run.info.get("dataset_fingerprint"),
         "rounds": [
-            {key: each.get(key) for key in ("round", "steps", "learning_rate", "alpha")} for each in run.rounds(arm)
+            {**{key: each.get(key) for key in _LOGGED}, "pairs": (each.get("pairs") or {}).get("pairs")}
+            for each in run.rounds(arm)
         ],
     }
+    if run.clean_accuracy:  # of a base that the run itself made
+        content["base_before_bias"] = run.clean_accuracy
     # Of all arms together; what the released one took of it stands above.
     arguments = {key: _plain(value) for key, value in config.items() if key not in ("base", "dataset")}
     if arguments:

@@ -263,7 +263,7 @@ def _model_repo(
     more["arms.json"] = without_paths(run.folder / "arms.json", run)
     for pattern in RESULTS:
         for path in sorted(run.folder.glob(pattern)):
-            more[str(path.relative_to(run.folder))] = without_paths(path, run)
+            more[str(path.relative_to(run.folder))] = without_paths(path, run, base)
     files |= {path: PlannedFile.of(path, source) for path, source in more.items()}
     states.append(_state("final", f"{name} {version}: card, results", files, version))
     return RepoPlan("model", ids["model"], states)

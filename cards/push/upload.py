@@ -337,8 +337,9 @@ class Push:
             lines.append(f"not verified: {endpoint} has no check of cards that could be asked")
         if endpoint != THE_HUB:
             lines.append(f"not verified: the cards by {THE_HUB} itself, which was not asked (HF_ENDPOINT is another)")
-        named = " and ".join(f"python -m cards verify {repo.repo_id}" for repo in repos)
-        return [*lines, f"not verified: the cards' numbers; {named} compute them again from the released rows"]
+        named = ", ".join(repo.repo_id for repo in repos)
+        again = "python -m cards verify NAMESPACE/NAME computes them again from the released rows"
+        return [*lines, f"not verified: the numbers on the cards; {again} ({named})"]
 
     def addresses(self) -> list[str]:
         """Where everything is now, and the collection."""

@@ -20,6 +20,7 @@ from cards.push.plan import BASE_TAG, Options, make_plan
 from cards.run_folder import ADAPTER, Run
 from dataset_builder.errors import KitError
 from tests.hub import LoopbackHub
+from tests.rehearsal.lora import LoraRun
 from tests.rehearsal.stranger import digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +33,11 @@ STREAMED = 3  # rows
 _SECRETS = ("HF_", "HUGGING", "TRANSFORMERS_", "MMAIP_V_")  # variables that a stranger does not have
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """Why a step failed, in one line."""
 
 
-class _LeftOut(Exception):
+class LeftOut(Exception):
     """Why a step was not tried."""
 
 
@@ -78,6 +79,8 @@ class Rehearsal:
             (self.output / name).mkdir(parents=True)
         self._record()
         dataset, model, evaluator = (self.plan.repo(kind).repo_id for kind in ("dataset", "model", "evaluator"))
+        lora = LoraRun(self)
+        repos = (dataset, model, evaluator, lora.repo)
         with LoopbackHub(self.output / "hub") as self.hub:
             steps: list[tuple[str, Callable[[], str]]] = [
                 ("push", self._push),
@@ -86,37 +89,42 @@ class Rehearsal:
                 ("dataset at its tag", lambda: self._dataset(self.plan.repo("dataset").final.tags[0])),
                 ("dataset, streaming", self._streaming),
                 ("model, rounds and main", self._model),
-                ("adapter by peft", self._adapter),
+                *([("adapter of the run by peft", self._adapter)] if self._has_adapter else []),
+                ("a LoRA run by recipes and finish", lora.train),
+                ("push of the LoRA run", lora.push),
+                ("adapter by peft on its base", lora.load),
                 ("code on the cards", self._code),
                 ("evaluator", self._evaluator),
                 ("LightEval", self._lighteval),
                 ("video DPO, one step", self._dpo),
                 ("stock TRL on frames, one step", self._trl),
-                *((f"verify {repo}", lambda repo=repo: self._verify(repo)) for repo in (dataset, model, evaluator)),
+                *((f"verify {repo}", lambda repo=repo: self._verify(repo)) for repo in repos),
                 ("repo pages", self._pages),
+                ("live card validation", self._live),
                 ("nothing left this machine", self._sockets),
             ]
-            say(f"{'step':<30}  {'seconds':>7}  {'':<13}  figure")
+            say(f"{'step':<32}  {'seconds':>7}  {'':<13}  figure")
             for name, step in steps:
                 say(self._try(name, step))
         failed = sum(step["state"] == FAILED for step in self.steps)
-        say(f"{len(self.steps)} steps, {failed} failed; pages and logs in {self.output}")
+        left = sum(step["state"] == LEFT_OUT for step in self.steps)
+        say(f"{len(self.steps)} steps, {failed} failed, {left} not rehearsed; pages and logs in {self.output}")
         return not failed
 
     def _try(self, name: str, step: Callable[[], str]) -> str:
         start = time.monotonic()
         try:
             state, figure = OK, step()
-        except _LeftOut as reason:
+        except LeftOut as reason:
             state, figure = LEFT_OUT, str(reason)
-        except _Failed as reason:
+        except Failed as reason:
             state, figure = FAILED, str(reason)
         except Exception as error:  # a rehearsal ends with its table, whatever happens
             state, figure = FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         seconds = round(time.monotonic() - start, 1)
         self.steps.append({"step": name, "seconds": seconds, "state": state, "figure": figure})
         self._record()
-        return f"{name:<30}  {seconds:>7.1f}  {state:<13}  {figure}"
+        return f"{name:<32}  {seconds:>7.1f}  {state:<13}  {figure}"
 
     def _record(self) -> None:
         made = {"run": self.plan.name, "version": self.plan.version, "steps": self.steps}
@@ -124,7 +132,7 @@ class Rehearsal:
 
     # Processes -------------------------------------------------------------------------------------------------------
 
-    def _process(self, name: str, *words: str | Path, token: str | None = None, **variables: str) -> str:
+    def process(self, name: str, *words: str | Path, token: str | None = None, **variables: str) -> str:
         """Run a command as somebody without a token, in an empty folder, with an empty home and empty caches.
 
         Args:
@@ -137,7 +145,7 @@ class Rehearsal:
             What it printed on stdout.
 
         Raises:
-            _Failed: it ended with another code than 0; with its last line.
+            Failed: it ended with another code than 0; with its last line.
         """
         place = self.output / "stranger" / name
         (place / "home").mkdir(parents=True, exist_ok=True)
@@ -164,17 +172,18 @@ class Rehearsal:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise _Failed(f"did not end within {TIMEOUT} s") from None
+            raise Failed(f"did not end within {TIMEOUT} s") from None
         log.write_text(f"{done.stdout}\n{done.stderr}", encoding="utf-8")
         if done.returncode:
-            lines = [line for text in (done.stdout, done.stderr) for line in text.splitlines() if line.strip()]
-            raise _Failed(f"exit {done.returncode}: {lines[-1].strip()[:200] if lines else 'it printed nothing'}")
+            lines = [line.strip() for text in (done.stdout, done.stderr) for line in text.splitlines() if line.strip()]
+            told = [line for line in lines if line.startswith("error: ") or " differ, " in line]
+            raise Failed(f"exit {done.returncode}: {[*told, *lines[::-1], 'it printed nothing'][0][:200]}")
         return done.stdout
 
-    def _stranger(self, name: str, step: str, **keywords: Any) -> Any:
+    def stranger(self, name: str, step: str, **keywords: Any) -> Any:
         """Run a step of ``stranger.py``; returns what it found."""
         # -P: the script's own folder is on no path, so that a stranger's imports are the installed ones
-        out = self._process(name, "-P", STRANGER, step, json.dumps(keywords))
+        out = self.process(name, "-P", STRANGER, step, json.dumps(keywords))
         return json.loads(out.strip().splitlines()[-1])
 
     @property
@@ -190,13 +199,13 @@ class Rehearsal:
         from tests.cards.pushing import assert_released
 
         words = ("-m", "cards", "push", self.run.folder, "--namespace", "tester", "--public")
-        self._process("push", *words, token=self.hub.token)
+        self.process("push", *words, token=self.hub.token)
         try:
             assert_released(self.hub, self.plan)
         except AssertionError as error:
-            raise _Failed(f"the Hub does not hold what was planned: {str(error).splitlines()[0][:200]}") from None
+            raise Failed(f"the Hub does not hold what was planned: {str(error).splitlines()[0][:200]}") from None
         if hidden := [repo for repo in self.plan.repos if self.hub.settings(repo.repo_id, repo.repo_type)["private"]]:
-            raise _Failed(f"{hidden[0].repo_id} is still private")
+            raise Failed(f"{hidden[0].repo_id} is still private")
         states = [state for repo in self.plan.repos for state in repo.states]
         size = sum({f.sha256: f.size for state in states for f in state.files.values()}.values())
         tags = sorted({tag for state in states for tag in state.tags})
@@ -205,10 +214,10 @@ class Rehearsal:
     def _push_again(self) -> str:
         commits, sent = self._commits(), self.hub.counts()["uploaded_bytes"]
         words = ("-m", "cards", "push", self.run.folder, "--namespace", "tester", "--public")
-        self._process("push-again", *words, token=self.hub.token)
+        self.process("push-again", *words, token=self.hub.token)
         new, more = self._commits() - commits, self.hub.counts()["uploaded_bytes"] - sent
         if new or more:
-            raise _Failed(f"{new} new commits and {more:,} bytes sent, though nothing has changed")
+            raise Failed(f"{new} new commits and {more:,} bytes sent, though nothing has changed")
         return "no new commit, no byte sent"
 
     def _commits(self) -> int:
@@ -217,23 +226,23 @@ class Rehearsal:
     def _dataset(self, revision: str | None) -> str:
         configs = [name for name in CONFIGS if (self.run.dataset / name).is_dir()]
         name = "dataset-tag" if revision else "dataset"
-        found = self._stranger(name, "dataset", repo=self._id("dataset"), configs=configs, revision=revision)
+        found = self.stranger(name, "dataset", repo=self._id("dataset"), configs=configs, revision=revision)
         for config in configs:
             here = {path.name.split("-")[0] for path in (self.run.dataset / config).glob("*.parquet")}
             if here != set(found[config]):
-                raise _Failed(f"{config} has the splits {', '.join(found[config])}, not {', '.join(sorted(here))}")
+                raise Failed(f"{config} has the splits {', '.join(found[config])}, not {', '.join(sorted(here))}")
             for split, (count, content) in found[config].items():
                 rows = self._rows(config, split)
                 if (count, content) != (len(rows), digest(rows)):
-                    raise _Failed(f"{config}/{split}: its {count} rows are not the {len(rows)} of {self.run.dataset}")
+                    raise Failed(f"{config}/{split}: its {count} rows are not the {len(rows)} of {self.run.dataset}")
         counts = [f"{config} {sum(split[0] for split in found[config].values()):,}" for config in configs]
         return f"rows equal the local ones{f' at {revision}' if revision else ''}: {', '.join(counts)}"
 
     def _streaming(self) -> str:
-        found = self._stranger("streaming", "streaming", repo=self._id("dataset"), count=STREAMED)
+        found = self.stranger("streaming", "streaming", repo=self._id("dataset"), count=STREAMED)
         ids = [row[0] for row in found]
         if ids != [row["question_id"] for row in self._rows("preferences", "train")[:STREAMED]]:
-            raise _Failed(f"the first rows are {ids}, not those of {self.run.dataset}")
+            raise Failed(f"the first rows are {ids}, not those of {self.run.dataset}")
         return f"the first {len(found)} pairs, videos of {', '.join(f'{size:,}' for _, size in found)} bytes"
 
     def _rows(self, config: str, split: str) -> list[dict[str, Any]]:
@@ -247,25 +256,27 @@ class Rehearsal:
         states = self.plan.repo("model").states
         rounds = {tag: str(arm / tag) for state in states for tag in state.tags if tag.startswith("round-")}
         places = {**rounds, "main": str(self.run.release_folder.absolute())}
-        found = self._stranger("model", "model", repo=self._id("model"), revisions=places)
+        found = self.stranger("model", "model", repo=self._id("model"), revisions=places)
         for revision, about in found.items():
             if not about["equal"]:
-                raise _Failed(f"{revision}: the weights are not those of {places[revision]}")
+                raise Failed(f"{revision}: the weights are not those of {places[revision]}")
         if len(rounds) > 1 and found["round-1"]["digest"] == found["main"]["digest"]:
-            raise _Failed("round-1 has the weights of main")
+            raise Failed("round-1 has the weights of main")
         main = found["main"]
         return f"{main['class']}, {main['parameters']:,} parameters, equal at {', '.join(found)}"
 
+    @property
+    def _has_adapter(self) -> bool:
+        return any(path.startswith(f"{ADAPTER}/") for path in self.plan.repo("model").final.files)
+
     def _adapter(self) -> str:
-        if not any(path.startswith(f"{ADAPTER}/") for path in self.plan.repo("model").final.files):
-            raise _LeftOut("the run was not trained with LoRA: there is no adapter in it")
         local = self.run.adapters(self.run.release_arm)[-1]["base"]
         if self.plan.repo("model").states[0].tags != (BASE_TAG,):
-            raise _LeftOut(f"the adapter's base {local} is not on this Hub")
+            raise LeftOut(f"the adapter's base {local} is not on this Hub")
         places = {"folder": str(self.run.release_folder.absolute() / ADAPTER), "base": str(Path(local).absolute())}
-        found = self._stranger("adapter", "adapter", repo=self._id("model"), **places)
+        found = self.stranger("adapter", "adapter", repo=self._id("model"), **places)
         if not (found["weights"] and found["equal"]):
-            raise _Failed(f"its {found['weights']} LoRA weights on {found['base']} are not those of the run")
+            raise Failed(f"its {found['weights']} LoRA weights on {found['base']} are not those of the run")
         return f"{found['weights']} LoRA weights on {found['base']}, equal to the run's"
 
     def _code(self) -> str:
@@ -276,19 +287,19 @@ class Rehearsal:
             text = self.hub.files(repo.repo_id, repo.repo_type)["README.md"].decode()
             for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
                 count += 1
-                self._process(f"code-{count}-{kind}", "-P", "-c", block)
+                self.process(f"code-{count}-{kind}", "-P", "-c", block)
         if count < 2:
-            raise _Failed(f"{count} blocks of Python on the cards of dataset and model")
+            raise Failed(f"{count} blocks of Python on the cards of dataset and model")
         return f"{count} blocks of Python on the cards of dataset and model run as they stand"
 
     def _evaluator(self) -> str:
         folder = str(self.run.folder.absolute() / "evaluator")
         repos = {"repo": self._id("evaluator"), "data": self._id("dataset")}
-        found = self._stranger("evaluator", "evaluator", folder=folder, limit=self.limit, **repos)
+        found = self.stranger("evaluator", "evaluator", folder=folder, limit=self.limit, **repos)
         if not (found["equal"] and found["same_fingerprint"]):
-            raise _Failed("its verdicts are not those of the local folder")
+            raise Failed("its verdicts are not those of the local folder")
         if found["without"]:
-            raise _Failed(f"{found['without']} of {found['asked']} answers got no verdict")
+            raise Failed(f"{found['without']} of {found['asked']} answers got no verdict")
         asked = found["asked"]
         return f"{asked} verdicts equal the local ones, {found['right']} right; fingerprint {found['fingerprint']}"
 
@@ -301,10 +312,10 @@ class Rehearsal:
         words = ("-m", "eval", "custom", self._id("model"), ROOT / "eval" / "video_model.py", "mmaip_v_toy")
         more = ("--custom-tasks", ROOT / "eval" / "tasks.py", "--save-details", "--output-dir", folder / "results")
         variables = {"MMAIP_V_DATA": self._id("dataset"), "MMAIP_V_EVAL": str(folder / "settings.yaml")}
-        self._process("lighteval", *words, *more, **variables)
+        self.process("lighteval", *words, *more, **variables)
         results = load_results(folder / "results")
         if results.errors:
-            raise _Failed(f"{results.errors} of {len(results.rows)} answers have no verdict")
+            raise Failed(f"{results.errors} of {len(results.rows)} answers have no verdict")
         kept = {row["question_id"]: row.get("response") for row in self.run.results(self.run.release_arm)["rows"]}
         both = [row for row in results.rows if kept.get(row["question_id"]) is not None]
         same = sum(row["response"] == kept[row["question_id"]] for row in both)
@@ -317,26 +328,26 @@ class Rehearsal:
         settings = {"max_steps": 1, "per_device_train_batch_size": 4, "logging_steps": 1}
         plain = {"use_cpu": "true", "bf16": "false", "disable_tqdm": "true", "report_to": "none"}
         pairs = {**names, **settings, **plain}.items()
-        out = self._process("dpo", ROOT / "recipes" / "dpo.py", *(w for k, v in pairs for w in (f"--{k}", v)))
+        out = self.process("dpo", ROOT / "recipes" / "dpo.py", *(w for k, v in pairs for w in (f"--{k}", v)))
         losses = [float(value) for value in re.findall(r"'loss': '?([-+.\w]+)", out)]
         if not losses or not math.isfinite(losses[0]):
-            raise _Failed(f"no finite loss was printed ({losses})")
+            raise Failed(f"no finite loss was printed ({losses})")
         if not any(folder.glob("*.safetensors")):
-            raise _Failed("it left no weights")
+            raise Failed("it left no weights")
         return f"loss {losses[0]:.4f} (log 2 is {math.log(2):.4f})"
 
     def _trl(self) -> str:
         folder = self.output / "stranger" / "trl"
         words = ("-m", "dataset_builder", "export", self._id("dataset"), "--shape", "images", "--num-frames", "4")
-        self._process("export", *words, "--output", folder / "frames", "--quiet")
+        self.process("export", *words, "--output", folder / "frames", "--quiet")
         places = {"frames": str(folder / "frames"), "output": str(folder / "out")}
-        found = self._stranger("trl", "trl", model=self._id("model"), **places)
+        found = self.stranger("trl", "trl", model=self._id("model"), **places)
         if not math.isfinite(found["loss"]) or not found["grad_norm"] > 0:
-            raise _Failed(f"loss {found['loss']}, gradient {found['grad_norm']}")
+            raise Failed(f"loss {found['loss']}, gradient {found['grad_norm']}")
         return f"loss {found['loss']:.4f}, gradient {found['grad_norm']:.3g}, {found['rows']:,} rows exported"
 
     def _verify(self, repo: str) -> str:
-        out = self._process(f"verify-{repo.split('/')[1]}", "-m", "cards", "verify", repo)
+        out = self.process(f"verify-{repo.split('/')[1]}", "-m", "cards", "verify", repo)
         return next((line for line in reversed(out.splitlines()) if " ok, " in line), out.strip().splitlines()[-1])
 
     def _pages(self) -> str:
@@ -352,17 +363,25 @@ class Rehearsal:
             rendered, missing = page(repo.repo_id, files)
             (folder / "index.html").write_text(rendered, encoding="utf-8")
             if missing:
-                raise _Failed(f"{repo.repo_id}: its README shows {missing[0]}, which is not in the repo")
+                raise Failed(f"{repo.repo_id}: its README shows {missing[0]}, which is not in the repo")
             pictures += rendered.count('src="data:')
         return f"{len(self.plan.repos)} pages with {pictures} pictures"
+
+    def _live(self) -> str:
+        log = (self.output / "logs" / "push.txt").read_text()
+        accepted = re.search(r"accepts the YAML block of (\d+) cards", log)
+        here = (
+            f"the loopback Hub's own check accepted {accepted[1]} cards" if accepted else "nor was the loopback Hub's"
+        )
+        raise LeftOut(f"not run: it asks huggingface.co, and a rehearsal stays on this machine ({here})")
 
     def _sockets(self) -> str:
         tried = self._socket_log.read_text().splitlines() if self._socket_log.exists() else []
         if tried:
-            raise _Failed(f"{len(tried)} attempts: {tried[0][:160]}")
+            raise Failed(f"{len(tried)} attempts: {tried[0][:160]}")
         counts = self.hub.counts()
         if stray := counts["requests"].get("stray", 0):
-            raise _Failed(f"{stray} requests to hosts elsewhere")
+            raise Failed(f"{stray} requests to hosts elsewhere")
         megabytes = [counts[name] / 1e6 for name in ("uploaded_bytes", "downloaded_bytes")]
         asked = sum(counts["requests"].values())
         return f"all {asked} requests went to the loopback Hub: {megabytes[0]:.1f} MB up, {megabytes[1]:.1f} MB down"

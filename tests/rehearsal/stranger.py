@@ -82,7 +82,11 @@ def adapter(repo: str, folder: str, base: str) -> dict[str, Any]:
     under = AutoModelForImageTextToText.from_pretrained(config.base_model_name_or_path, **named)
     there = PeftModel.from_pretrained(under, repo, subfolder="adapter").state_dict()
     here = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), folder).state_dict()
+    under = AutoModelForImageTextToText.from_pretrained(config.base_model_name_or_path, **named)
+    merged = PeftModel.from_pretrained(under, repo, subfolder="adapter").merge_and_unload().state_dict()
+    whole = AutoModelForImageTextToText.from_pretrained(repo).state_dict()
     return {
+        "merged": max(float((merged[name].float() - whole[name].float()).abs().max()) for name in whole),
         "base": f"{config.base_model_name_or_path} at {config.revision}",
         "weights": sum("lora_" in name for name in there),
         "equal": there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here),
