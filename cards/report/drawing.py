@@ -15,7 +15,6 @@ from cards.run_folder import Run
 
 LONGEST_ANSWER = 4_000  # characters of an answer or question that the page holds
 LONGEST_NOTE = 600  # characters of a judge's reason
-MEMORY = "1GB"
 
 # A pair's place within its question type and source is its rank by hash; every type and source gives its first, then
 # every one its second, and so on.
@@ -79,7 +78,7 @@ def draw(run: Run, most: int) -> Drawing:
         return Drawing()
     with (
         tempfile.TemporaryDirectory(prefix="mmaip-v-report-") as scratch,
-        database(Path(scratch), MEMORY) as sql,
+        database(Path(scratch)) as sql,
     ):
         sql.execute("SET enable_progress_bar = false")
         given = {"pairs": files["preferences"], "questions": files["questions"]}

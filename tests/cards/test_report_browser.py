@@ -115,6 +115,11 @@ def test_the_player_by_mouse_and_by_its_own_keys(made_run, opened, tmp_path):
     assert page.get_attribute("#pair .controls button >> nth=0", "aria-label") == "pause"
     page.keyboard.press("Space")  # on the button itself: once, not twice
     assert page.eval_on_selector("#pair video", "video => video.paused")
+    page.focus("#next")
+    page.keyboard.press("Space")  # on any other button: what that button does
+    assert page.inner_text("#place").startswith("2 of") and page.eval_on_selector(
+        "#pair video", "video => video.paused"
+    )
     page.fill("#pair .controls input", "0.5")
     page.wait_for_function("() => Math.abs(document.querySelector('#pair video').currentTime - 1) < 0.1")
     page.click("#pair video")
@@ -168,6 +173,14 @@ def test_filters_keep_what_the_rows_say(odd, opened):
         page.fill(f"#filter-{field}-high", str(high))
         between = expect(lambda row, c=column, low=low, high=high: low / 100 <= number(row, c) <= high / 100)
         assert 0 < between < above < len(rows)
+        page.fill(f"#filter-{field}-low", "0")
+        page.fill(f"#filter-{field}-high", "75")  # on the edge is inside
+        edge = [row for row in rows if row[column] == 0.75]
+        assert edge and expect(lambda row, c=column: row[c] is not None and row[c] <= 0.75) >= len(edge)
+        page.fill(f"#filter-{field}-low", "75")
+        expect(lambda row, c=column: row[c] == 0.75)
+        page.fill(f"#filter-{field}-low", "0")
+        page.fill(f"#filter-{field}-high", str(high))
         page.fill(f"#filter-{field}-low", "100")  # cannot pass the other end
         assert page.input_value(f"#filter-{field}-low") == str(high)
         page.keyboard.press("Escape")

@@ -47,8 +47,8 @@ def forbid(run: Path, forbidden: Callable[[dict], bool]) -> None:
 
 
 def odd_run(run: Path) -> Path:
-    """Make a run odd: three sources, an MJPEG clip, a broken one, one kept out by its licence, one that is gone, and a
-    pair without scores. Returns the run; what is odd follows from the order of the video ids."""
+    """Make a run odd: three sources, an MJPEG clip, a broken one, one kept out by its licence, one that is gone, a pair
+    without scores, some of 0.75. Returns the run; what is odd follows from the order of the video ids."""
     dataset = run.parent / "mmaip-v"
     videos = sorted({row["video_id"] for row in Run(run).pairs})
     mjpeg, broken, kept, gone, local = videos[:5]
@@ -64,6 +64,8 @@ def odd_run(run: Path) -> Path:
         if row["video_id"] == videos[6] and not first:
             first.append(row["question_id"])
             row |= {"score_chosen": None, "score_rejected": None, "margin": None}
+        if row["video_id"] == videos[7]:  # on the edge of a range
+            row |= {"score_chosen": 0.75, "score_rejected": 0.0, "margin": 0.75}
         return row
 
     change(dataset / "preferences", spoil)
