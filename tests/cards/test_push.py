@@ -144,6 +144,62 @@ def test_lost_replies_of_commits_end_in_one_release(finished, plan, tmp_path):
         assert not any(hub.settings(*repo)["private"] for repo in repos(plan)) and not hub.collections()[0]["private"]
 
 
+def test_it_says_what_was_verified_and_what_was_not(pushed, plan):
+    hub, done = pushed
+    files = sum(len({file.sha256 for s in repo.states for file in s.files.values()}) for repo in plan.repos)
+    assert f"verified: {files} files in 3 repos" in done.out and "6 tags lead to them" in done.out
+    assert f"verified: {hub.endpoint} accepts the YAML block of 3 cards" in done.out
+    assert "not verified: the cards by https://huggingface.co itself, which was not asked" in done.out
+    assert "not verified: the numbers on the cards; python -m cards verify NAMESPACE/NAME" in done.out
+    for path in ("datasets/tester/mmaip-v/tree/v0.1.0", "tester/demo/tree/v0.1.0", "collections/tester/"):
+        assert f"{hub.endpoint}/{path}" in done.out
+    asked = [entry["kind"] for entry in hub.log()]
+    assert asked.index("validate-yaml") < asked.index("create")  # before anything else left
+
+
+def test_a_card_that_the_hub_refuses_is_told_before_anything_is_sent(finished, tmp_path):
+    run = copy(finished, tmp_path / "copy")
+    card = run / "arms" / "iter_w2s" / "round-3" / "README.md"
+    card.write_text(card.read_text().replace("license: apache-2.0", "license: Apache Two", 1))
+    with LoopbackHub(tmp_path / "hub") as hub:
+        done = push(run, hub, tmp_path / "home")
+        assert done.code == 2 and hub.repos() == [] and set(hub.counts()["uploads"]) == set()
+        (line,) = done.err.strip().splitlines()
+        assert "model tester/demo: README.md: the Hub refuses its YAML block" in line and "license" in line
+        hub.plan(Fault("status", on=["validate-yaml"], status=404, times=3))
+        done = push(finished, hub, tmp_path / "home")
+        assert done.code == 0 and f"not verified: {hub.endpoint} has no check of cards" in done.out, done.err
+
+
+def test_a_dataset_that_is_there_already_is_named_and_not_pushed(pushed, finished, tmp_path):
+    """Somebody aligns a model on a released dataset: model and evaluator go up beside it."""
+    hub, _ = pushed
+    hub.clear_counts()
+    words = ("--name", "other", "--dataset", "tester/mmaip-v")
+    done = push(finished, hub, tmp_path / "home", *words)
+    assert done.code == 0 and "verified: " in done.out, done.err
+    assert {name.split()[0] for name in hub.counts()["uploads"]} == {
+        "model:tester/other",
+        "model:tester/other-evaluator",
+    }
+    card = yaml.safe_load(hub.files("tester/other")["README.md"].decode().split("---\n")[1])
+    assert card["datasets"] == ["tester/mmaip-v"]
+    run = copy(finished, tmp_path / "copy")
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "dataset_repo": "tester/mmaip-v"}))
+    plan = make_plan(run, Options("tester", "other"))
+    assert [repo.kind for repo in plan.repos] == ["model", "evaluator"] and "no dataset repo" in plan.remarks[0]
+    for repo_id, said in (("tester/none", "there is no such dataset"), ("tester/mmaip-v", "is another build")):
+        if said == "is another build":
+            for name, content in ((run / "run.json", {**info, "dataset_fingerprint": "0" * 16}),):
+                name.write_text(json.dumps(content))
+            provenance = run.parent / "mmaip-v" / "provenance.json"
+            known = json.loads(provenance.read_text())
+            provenance.write_text(json.dumps({**known, "fingerprint": "0" * 16}))
+        done = push(run, hub, tmp_path / "home", "--name", "third", "--dataset", repo_id)
+        assert done.code == 2 and said in done.err and len(done.err.strip().splitlines()) == 1, done.err
+
+
 def test_a_token_that_may_not_write_is_told_before_anything_is_sent(pushed, finished, tmp_path):
     hub, _ = pushed
     hub.clear_counts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
 from cards.push.plan import Options, make_plan
@@ -18,6 +20,7 @@ from tests.hub import Client, Fault, LoopbackHub
 
 pytestmark = pytest.mark.slow
 KINDS = ("429", "500", "503", "reset", "cut", "lost")
+GONE = ("lost", "cut")  # faults after which a client cannot know that what it sent has arrived
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +44,49 @@ def test_a_push_gets_through_faults_everywhere(finished, plan, tmp_path, kind, s
         assert sum(hub.counts()["faults"].values()) > 0
         assert done.code == 0, done.err
         assert_released(hub, plan)
-        if kind not in ("lost", "cut", "all"):  # there the client itself sends a large object again
-            assert hub.counts()["repeated"] == []
+        assert_sent_once(hub, plan)
         hub.plan()
         hub.clear_counts()
         assert push(finished, hub, tmp_path / "home").code == 0
-        assert hub.counts()["uploads"] == {}
+        assert hub.counts()["uploads"] == {} and hub.counts()["uploaded_bytes"] == 0
         assert hub.token not in done.out + done.err
+
+
+def assert_sent_once(hub: LoopbackHub, plan, before: dict[str, int] | None = None) -> None:
+    """By the hub's counts of contents and bytes nothing was sent that it had.
+
+    The one exception is made by the client itself: an object whose upload's own reply was lost, it sends again.
+
+    Args:
+        hub: the hub, with its counts since they were cleared.
+        plan: what was pushed.
+        before: uploads that had arrived before that; none of them may come again.
+    """
+    sizes = {}
+    for repo in plan.repos:
+        for state in repo.states:
+            for file in state.files.values():
+                sizes[file.sha256] = sizes[file.git_hash] = file.size
+    counts = hub.counts()
+    assert not set(counts["uploads"]) & set(before or {})
+    unknowing = sum(each["kind"] == "lfs-upload" and each["fault"] in GONE for each in hub.log())
+    again = {name: counts["uploads"][name] - 1 for name in counts["repeated"]}
+    assert all(" lfs " in name for name in again) and sum(again.values()) <= unknowing, again
+    arrived = sum(times * sizes[name.split()[-1]] for name, times in counts["uploads"].items())
+    assert counts["uploaded_bytes"] == arrived  # and no half of anything
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_objects_in_parts_and_stale_parents(finished, plan, tmp_path, share):
+    """Large objects go up in parts; somebody else's commit is always in between."""
+    with LoopbackHub(tmp_path / "hub", part_size=400_000) as hub:
+        stale = Fault("status", on=["commit"], status=412, probability=share)
+        hub.plan(stale, Fault("status", status=503, probability=share, headers={"Retry-After": "0"}), seed=3)
+        done = push(finished, hub, tmp_path / "home", quick=True)
+        assert done.code == 0, done.err
+        assert_released(hub, plan)
+        assert {"lfs-part", "lfs-complete"} <= set(hub.counts()["requests"])
+        assert hub.counts()["repeated"] == []
 
 
 @pytest.mark.parametrize("place", ["commit", "create", "tag", "collections", "settings"])
@@ -109,7 +148,49 @@ def test_a_token_that_is_revoked_on_the_way(finished, plan, tmp_path):
             assert hub.counts()["repeated"] == []
 
 
-def test_a_full_disk_stops_nothing(finished, plan, tmp_path):
+@pytest.fixture
+def full(tmp_path):
+    """A file system of its own, without a byte left; by a mount, which takes root."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a full file system takes a mount, and this user may not: see the test by a limit on files")
+    try:
+        for name in ("home", "tmp", "place"):
+            (folder / name).mkdir()
+        with pytest.raises(OSError), (folder / "filler").open("wb", buffering=0) as stream:
+            while True:
+                stream.write(b"x" * 4096)
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_file_system_that_is_full(finished, plan, tmp_path, full):
+    """A push needs no room; a stranger's download and a release say in one line that they do, and leave no half."""
+    with LoopbackHub(tmp_path / "hub") as hub:
+        environment = {**os.environ, **hub.environment(full / "home"), "TMPDIR": str(full / "tmp")}
+
+        def typed(*words: object) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "cards", *map(str, words)]
+            environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
+            return subprocess.run(command, cwd=full / "place", env=environment, capture_output=True, text=True)
+
+        done = typed("push", finished, "--namespace", "tester")
+        assert done.returncode == 0, done.stderr
+        assert_released(hub, plan)
+        done = typed("verify", "tester/mmaip-v")
+        assert done.returncode == 2 and "tester/mmaip-v: cannot be downloaded" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+        text = (ROOT / "cards" / "configs" / "demo.yaml").read_text().replace("recipes/", f"{ROOT}/recipes/")
+        (tmp_path / "release.yaml").write_text(text)
+        done = typed("release", tmp_path / "release.yaml")
+        assert done.returncode == 2 and "No space left on device" in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_limit_on_files_stops_nothing(finished, plan, tmp_path):
     """A push writes no file: it works where not a byte can be written."""
 
     def full() -> None:
@@ -144,11 +225,14 @@ def test_killed_at_ten_points_it_goes_on(finished, plan, tmp_path):
             assert_no_wrong_tag(hub, plan)
             reached |= {name for name in hub.repos() if hub.commits(*name.split(":")[::-1])[1:]}
         assert len(reached) > 1  # it was killed in more than one repo
+        arrived = hub.counts()["uploads"]
+        assert all(times == 1 for times in arrived.values())
         hub.plan()
+        hub.clear_counts()
         done = push(finished, hub, tmp_path / "home")
         assert done.code == 0, done.err
         assert_released(hub, plan)
-        assert hub.counts()["repeated"] == []
+        assert_sent_once(hub, plan, arrived)
         assert [len(hub.commits(repo.repo_id, repo.repo_type)) for repo in plan.repos] == [2, 5, 2]
 
 
@@ -215,7 +299,48 @@ def test_a_new_version_of_changed_content_moves_on(finished, tmp_path):
         assert "figures/arms.png" not in hub.files("tester/demo") and "figures/arms.png" in hub.files(
             "tester/demo", revision="v0.1.0"
         )
-        assert "the same rows and scores as v0.1.0" in hub.commits("tester/demo")[0]["message"]
+        said = hub.commits("tester/demo")[0]["message"]
+        assert "tester/demo: the same rows, models and scores as v0.1.0" in said
+
+
+def test_the_notes_of_a_second_version_say_what_is_different(finished, tmp_path):
+    """Rows, models and scores, of dataset, model and evaluator, in commits and tags; and the changelog's section."""
+    from eval.evaluator import VQAEvaluator
+
+    with LoopbackHub(tmp_path / "hub") as hub:
+        assert push(finished, hub, tmp_path / "home").code == 0
+        assert "The first version." in hub.commits("tester/demo")[0]["message"]
+        run = copy(finished, tmp_path / "copy")
+        data, last = run.parent / "mmaip-v", run / "arms" / "iter_w2s" / "round-3"
+        pairs = data / "preferences" / "train-00000-of-00001.parquet"
+        table = pq.read_table(pairs)
+        pq.write_table(table.slice(0, len(table) - 2), pairs)
+        provenance = json.loads((data / "provenance.json").read_text())
+        provenance.pop("files", None)
+        provenance["zoo"] = [{"name": "eve", "revision": "e" * 16}]
+        (data / "provenance.json").write_text(json.dumps(provenance))
+        old, new = f"num_examples: {len(table)}\n", f"num_examples: {len(table) - 2}\n"
+        (data / "README.md").write_text((data / "README.md").read_text().replace(old, new, 1))
+        arms = json.loads((run / "arms.json").read_text())
+        arms["arms"]["iter_w2s"]["accuracy"] = 0.75
+        (run / "arms.json").write_text(json.dumps(arms))
+        (last / "README.md").write_text((last / "README.md").read_text().replace("value: 0.68", "value: 0.75", 1))
+        VQAEvaluator({"kind": "reference", "name": "stern"}).save_pretrained(run / "evaluator")
+        (run / "CHANGELOG.md").write_text("# Log\n\n## 0.2.0\n\n- Two pairs fewer.\n\n## 0.1.0\n\n- Begun.\n")
+        done = push(run, hub, tmp_path / "home", "--version", "0.2.0", "--base", "lab/base")
+        assert done.code == 0, done.err
+        for repo_id, repo_type in (("tester/mmaip-v", "dataset"), ("tester/demo", "model")):
+            said = hub.commits(repo_id, repo_type)[0]["message"]
+            for words in (
+                f"tester/mmaip-v: rows of preferences/train: {len(table)} in v0.1.0, {len(table) - 2} now",
+                "tester/mmaip-v: member eve: not there in v0.1.0, eeeeeeeeeeeeeeee now",
+                "tester/demo: accuracy: 0.68 in v0.1.0, 0.75 now",
+                "tester/demo: base: not there in v0.1.0, lab/base now",
+                "tester/demo-evaluator: judge: reference in v0.1.0, stern now",
+                "## 0.2.0\n\n- Two pairs fewer.",
+            ):
+                assert words in said, (words, said)
+            assert "Begun" not in said
 
 
 def test_a_repo_of_others_is_left_alone(finished, tmp_path):

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 # Few steps: what is shown is the way, not a good model. So no round is thrown away either, whatever it answers.
 SETTINGS = {
-    **{"use_peft": "true", "rounds": 2, "max_steps": 4, "validation_limit": 40, "learning_rate": 1e-3},
+    **{
+        "use_peft": "true",
+        "rounds": 2,
+        "stop_early": "false",
+        "max_steps": 4,
+        "validation_limit": 40,
+        "learning_rate": 1e-3,
+    },
     **{"max_malformed": 1, "max_repeated": 1, "max_chosen_drop": 1e9, "max_margin": 1e9, "max_length_ratio": 1e9},
 }
 
