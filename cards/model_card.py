@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,11 +15,39 @@ from cards.arm_notes import arm_context
 from cards.dataset_card import check_card
 from cards.figures import ALT
 from cards.run_folder import Run
+from cards.stage_log import read_json
 from cards.style import arm_of
-from cards.text import environment
+from cards.text import environment, rate, short
 from dataset_builder.errors import KitError
 
 MODEL_FIGURES = ("arms", "accuracy-distance", "alpha-curves", "learning-rates")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# Settings of the training that the card shows: their names there, keys of the run's record, how they are written.
+SETTINGS = (
+    ("loss", ("loss_type",), "words"),
+    ("beta", ("beta",), "short"),
+    ("label smoothing", ("label_smoothing",), "short"),
+    ("optimizer steps a round", ("max_steps",), "short"),
+    ("pairs a device and step", ("per_device_train_batch_size",), "short"),
+    ("gradient accumulation", ("gradient_accumulation_steps",), "short"),
+    ("learning rates tried", ("learning_rates", "learning_rate"), "rates"),
+    ("schedule", ("lr_scheduler_type",), "words"),
+    ("optimizer", ("optim",), "words"),
+    ("weight decay", ("weight_decay",), "short"),
+    ("gradient clipping", ("max_grad_norm",), "short"),
+    ("alphas tried", ("alphas",), "shorts"),
+    ("alphas judged by answers, besides 0", ("judged_alphas",), "short"),
+    ("vision tower frozen", ("freeze_vision",), "flag"),
+    ("bf16 autocast", ("bf16",), "flag"),
+    ("saved as", ("save_dtype",), "words"),
+    ("LoRA", ("use_peft",), "flag"),
+    ("LoRA rank", ("lora_r",), "short"),
+    ("LoRA alpha", ("lora_alpha",), "short"),
+    ("LoRA dropout", ("lora_dropout",), "short"),
+    ("frames of a video", ("num_frames",), "short"),
+    ("longest answer in evaluation, tokens", ("max_new_tokens",), "short"),
+    ("seed", ("seed",), "short"),
+)
 
 
 def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
@@ -37,8 +69,9 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
         raise KitError(f"{run.folder}: no DPO arm with a validation accuracy, so there is no model to write a card for")
     name = name or run.info.get("name") or run.folder.name
     rounds = run.rounds(arm)
-    figures = [figure for figure in MODEL_FIGURES if (run.folder / "figures" / f"{figure}.png").is_file()]
+    figures = {figure: ALT[figure] for figure in MODEL_FIGURES if (run.folder / "figures" / f"{figure}.png").is_file()}
     adapters = run.adapters(arm)
+    tested = run.results(arm)
     body = (
         environment()
         .get_template("model_card.md.j2")
@@ -50,21 +83,31 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
             arms=run.arms,
             spec=arm_of(arm),
             rounds=rounds,
+            alphas_tried=sorted({point["alpha"] for r in rounds for point in r.get("alpha_curve") or []}),
             judged_some=any(p.get("accuracy") is None for r in rounds for p in r.get("alpha_curve") or []),
             adapters=adapters,
             adapter_base=hub_name(adapters[-1]["base"]) if adapters else None,
             moved=run.extrapolation,
             **arm_context(run),
             training=run.training,
+            settings=shown_settings(recorded(run)),
+            base=base_facts(run),
+            command=training_command(run),
             models=run.measured("models"),
             dataset=run.dataset.name,
             counts=run.counts,
             fingerprint=run.info.get("dataset_fingerprint"),
             by_type=accuracy_by_type(run, arm),
+            judge=tested.get("judge") or {},
+            decoding=tested.get("decoding") or {},
+            benchmark=tested.get("dataset_fingerprint") or None,
             evaluator=run.measured("evaluator"),
-            toy="toy" in {(row.get("source") or "").split("-")[0] for row in run.questions},
+            gold=run.measured("gold"),
+            types=sorted({row["question_type"] for row in run.questions if row.get("question_type")}),
+            choosers=[judge["name"] for judge in run.judges],
+            toy=_is_toy(run),
             sees_truth=any(judge["name"].startswith("reference") for judge in run.judges),
-            figures=[(figure, ALT[figure]) for figure in figures],
+            figures=figures,
         )
     )
     text = f"---\n{card_data(run, name)}---\n{body}"
@@ -72,16 +115,117 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
     return text
 
 
+def _is_toy(run: Run) -> bool:
+    """Whether the questions are about the kit's synthetic world."""
+    return "toy" in {(row.get("source") or "").split("-")[0] for row in run.questions}
+
+
 def hub_name(base: str | None) -> str | None:
     """The base an adapter names, if others can find it: NAMESPACE/NAME of the Hub, and no path of this machine."""
-    return base if base and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) and not Path(base).exists() else None
+    return base if base and _HUB_ID.fullmatch(base) and not Path(base).exists() else None
+
+
+def recorded(run: Run) -> dict[str, Any]:
+    """The settings of the training as the run wrote them down; empty without a record."""
+    return read_json(run.folder / "arms" / ".work" / "job.json", {}).get("config", {})
+
+
+def shown_settings(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of the settings that the card shows; what the record does not hold is left out."""
+    found = []
+    for name, keys, form in SETTINGS:
+        value = next((config[key] for key in keys if config.get(key) is not None), None)
+        if value is not None:
+            found.append((name, written(value, form)))
+    return found
+
+
+def written(value: Any, form: str) -> str:
+    """A setting as the card writes it."""
+    items = value if isinstance(value, list) else [value]
+    if form == "flag":
+        return "yes" if value else "no"
+    if form == "words":
+        return ", ".join(f"`{item}`" for item in items)
+    return ", ".join(rate(item) if form == "rates" else short(item) for item in items)
+
+
+def base_facts(run: Run) -> dict[str, Any]:
+    """The model that every arm starts from.
+
+    Returns:
+        ``id`` and ``revision`` (of the Hub; else ``name`` of the folder and ``content``, a hash over its files),
+        ``license`` (as its own card says; None where it says nothing), ``model_type`` and ``architecture`` (of the
+        released configuration), ``made_here`` (the run itself trained it).
+    """
+    known = recorded(run).get("base") or ""
+    words = read_json(run.folder / "arms" / ".work" / "job.json", {}).get("argv") or []
+    given = next((after for word, after in pairwise(words) if word == "--model_name_or_path"), None)
+    hub = "/" in known and "@" in known
+    folder = run.folder / "models" / "base"
+    config = read_json(run.release_folder / "config.json", {}) if run.release_folder else {}
+    if not config:
+        config = read_json(folder / "config.json", {})
+    place = Path(given) if given and not hub else folder
+    return {
+        "id": known.rsplit("@", 1)[0] if hub else None,
+        "revision": known.rsplit("@", 1)[1] if hub else None,
+        "name": place.name if not hub and (given or folder.is_dir()) else None,
+        "content": known if known and not hub else None,
+        "license": _license(place),
+        "model_type": config.get("model_type"),
+        "architecture": next(iter(config.get("architectures") or []), None),
+        "made_here": not hub and "base" in run.measured("models").get("models", {}),
+    }
+
+
+def _license(folder: Path) -> str | None:
+    """What the card in a checkpoint's folder says."""
+    from cards.push.copies import split_card
+
+    card = folder / "README.md"
+    said = split_card(card.read_text(encoding="utf-8", errors="replace"))[0].get("license") if card.is_file() else None
+    return said if isinstance(said, str) else None
+
+
+def training_command(run: Run) -> str | None:
+    """What trained the arms, as it could be typed in a clone of the kit; None where the run has no record of it."""
+    words = read_json(run.folder / "arms" / ".work" / "job.json", {}).get("argv")
+    if not words:
+        return None
+    options: list[list[str]] = []
+    for word in words:
+        if word.startswith("--"):
+            options.append([word])
+        elif options:
+            options[-1].append(_portable(word, run))
+    line = "accelerate launch recipes/iter_w2s.py"
+    lines = [" ".join([option[0], *map(shlex.quote, option[1:])]) for option in [["--arms", "true"], *options]]
+    return " \\\n    ".join([line, *lines])
+
+
+def _portable(word: str, run: Run) -> str:
+    """A word of a command without folders of this machine: what lies in the run is named from there on."""
+    if word.startswith("{"):
+        try:
+            fields = json.loads(word)
+        except ValueError:
+            return word
+        return json.dumps({k: _portable(v, run) if isinstance(v, str) else v for k, v in fields.items()})
+    path = Path(word)
+    if not path.is_absolute() and ".." not in path.parts:
+        return word
+    for folder, instead in ((run.folder, Path("runs", run.folder.resolve().name)), (run.dataset, run.dataset.name)):
+        if path.resolve().is_relative_to(folder.resolve()):
+            return str(Path(instead) / path.resolve().relative_to(folder.resolve()))
+    return path.name
 
 
 def card_data(run: Run, name: str) -> str:
     """The YAML block, made by the Hub's card data classes so that the ``model-index`` has their form."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    accuracy = run.arms[run.release_arm].get("accuracy")
+    accuracy, base = run.arms[run.release_arm].get("accuracy"), base_facts(run)
     results = None
     if accuracy is not None:
         dataset, metric = run.dataset.name, round(accuracy, 4)
@@ -98,8 +242,11 @@ def card_data(run: Run, name: str) -> str:
                 metric_value=metric,
             )
         ]
+    license = base["license"] or ("apache-2.0" if base["made_here"] or _is_toy(run) else "other")
+    named = {"license_name": "as-its-base", "license_link": f"https://huggingface.co/{base['id']}"}
     data = ModelCardData(
-        license="apache-2.0",
+        license=license,
+        **(named if license == "other" and base["id"] else {}),
         language=["en"],
         library_name="transformers",
         pipeline_tag="video-text-to-text",

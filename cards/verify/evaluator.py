@@ -13,10 +13,10 @@ from pathlib import Path
 
 from cards.stage_log import read_json
 from cards.verify.checks import Check, Checks
-from cards.verify.evaluator_rows import check_agreement, check_bias, check_logged
+from cards.verify.evaluator_rows import WORDING, check_agreement, check_bias
+from cards.verify.model_logged import check_logged
 from cards.verify.page import Page
 
-WORDING = (r"`score` \(0 to 1\)", r"gold: 1, 0, or None", r"95 % interval", r"At least 20 videos have")
 _TRAINED = (
     (r"Its weights were trained on (\S+) answers", "answers it was trained on", ("answers",), str),
     (r"answers about (\S+) clips of", "clips it was trained on", ("clips",), str),

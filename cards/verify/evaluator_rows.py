@@ -6,24 +6,11 @@ from pathlib import Path
 
 from cards.stage_log import read_json
 from cards.verify.checks import Checks
+from cards.verify.model_logged import check_logged
 from cards.verify.page import Page, Span, Table
 from dataset_builder.errors import KitError
 
-
-def check_logged(checks: Checks, name: str, span: Span, logged: str, why: str) -> None:
-    """Say of a number that no row can confirm it, or that it is not even what was written down.
-
-    Args:
-        checks: of the card.
-        name: of the number.
-        span: where it stands.
-        logged: how it would read as it was written down; empty where nothing was.
-        why: no row can confirm it.
-    """
-    if logged and " ".join(span.text.split()) != logged:
-        checks.text(name, span, logged)
-    else:
-        checks.unchecked(name, span, why)
+WORDING = (r"`score` \(0 to 1\)", r"gold: 1, 0, or None", r"95 % interval", r"At least 20 videos have")
 
 
 def check_agreement(checks: Checks, folder: Path) -> None:
@@ -70,7 +57,7 @@ def check_bias(checks: Checks, folder: Path) -> None:
     )
     audit = read_json(folder / AUDIT)
     if not (folder / NAME).is_file() or audit is None:
-        expected = Page(f"---\n{{}}\n---\n{audit_summary(audit)}\n").left_over()
+        expected = _numbers(audit_summary(audit))
         for place, number in enumerate(within):
             logged = expected[place].text if place < len(expected) else ""
             why = f"the audit's numbers, {NAME}, are not in the repo"
@@ -79,13 +66,20 @@ def check_bias(checks: Checks, folder: Path) -> None:
     try:
         findings = findings_of(read_rows(folder / NAME), audit["draws"], audit["seed"])
         made = {**audit, "findings": [one.as_dict() for one in findings]}
-        expected = Page(f"---\n{{}}\n---\n{audit_summary(made)}\n").left_over()
+        expected = _numbers(audit_summary(made))
     except (KeyError, TypeError) as error:
         raise KitError(f"{folder / AUDIT}: is not as the kit writes it ({type(error).__name__}: {error})") from None
     if len(expected) != len(within):
         checks.absent("bias", f"{NAME} gives {len(expected)} numbers, the card has {len(within)}")
     for number, right in zip(within, expected):
         checks.text(f"bias: “{page.context(number, 40)}”", number, right.text)
+
+
+def _numbers(text: str) -> list[Span]:
+    """The numbers of a text in their order, words such as "95 % interval" left out."""
+    page = Page(f"---\n{{}}\n---\n{text}\n")
+    page.constants(*WORDING)
+    return page.left_over()
 
 
 def _aligned(checks: Checks, table: Table, found: list, name: str):

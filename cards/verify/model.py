@@ -1,6 +1,7 @@
-"""The card of a model repo against the row-level results that lie in it (``results/ARM.json``).
+"""The card of a model repo against the row-level results that lie in it: ``results/ARM.json``, one row a question.
 
-What training logged (steps, learning rates, alphas, distances, validation) has no rows: it is named as not checkable.
+`evaluator_judged` knows the verdicts of the judge that watches and the gold labels; `model_logged` what training logged
+(steps, learning rates, alphas, distances, validation), which has no rows and is named as not checkable.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ from pathlib import Path
 import yaml
 
 from cards.stage_log import read_json
-from cards.text import count, interval, p_value, points, share
+from cards.text import count, interval, p_value, points, share, short
 from cards.verify.checks import Check, Checks
-from cards.verify.page import Page, Span, Table
+from cards.verify.evaluator_judged import check_judged
+from cards.verify.model_logged import check_logged, check_training
+from cards.verify.page import Page
 from dataset_builder.errors import KitError
 
 DRAWS = 100_000
-_WORDING = (r"95 % interval", r"\(α is 0\)", r"contains 0\b", r"few and 0 are", r"alpha 0 in", r"alpha 0,")
-_TRAINING = "logged while training; no row of the release holds it"
-_PIECES = {  # tables of what was logged, by their first heads
-    ("round", "steps"): "rounds",
-    ("round", "rank"): "adapters",
-    ("module", "weights"): "how far modules moved",
-    ("arm", "steps"): "what each arm took",
-}
+WORDING = (
+    r"95 % interval",
+    r"\(α is 0\)",
+    r"contains 0[;.]",
+    r"few and 0 are",
+    r"alpha 0 in",
+    r"alpha 0,",
+    r"alphas judged by answers, besides 0",
+)
 
 
 def verify_model(folder: Path, dataset: Path | None = None) -> list[Check]:
@@ -41,7 +45,7 @@ def verify_model(folder: Path, dataset: Path | None = None) -> list[Check]:
     page = Page.read(folder / "README.md")
     results = Results(folder / "results")
     checks = Checks(page)
-    page.constants(*_WORDING)
+    page.constants(*WORDING)
     arm = found[1] if (found := page.find(r"arm `([^`]+)` \(")) else None
     if arm is None or arm not in results.rows:
         raise KitError(
@@ -51,10 +55,11 @@ def verify_model(folder: Path, dataset: Path | None = None) -> list[Check]:
         _front(checks, results, arm, folder)
         _sentences(checks, results, arm)
         _data(checks, results, arm, dataset)
-        _arms(checks, results, read_json(folder / "arms.json", {}).get("seed") or 0)  # a setting
+        _arms(checks, results, read_json(folder / "arms.json", {}))
         _types(checks, results, arm)
-        _evaluator(checks, folder)
-        _logged(checks)
+        _tested(checks, folder / "results" / f"{arm}.json")
+        check_judged(checks, results, folder, arm)
+        check_training(checks, folder, arm)
     except (KeyError, TypeError, IndexError) as error:
         raise KitError(
             f"{folder}: its results are not as the kit writes them ({type(error).__name__}: {error})"
@@ -123,7 +128,7 @@ def _sentences(checks: Checks, results: Results, arm: str) -> None:
     if found := page.find(r"It answers (.+?) of the test questions right \(95 % interval (.+?), clustered"):
         checks.number(f"accuracy of {arm}", page.group(found), own.mean, share)
         checks.text(f"interval of {arm}", page.group(found, 2), interval([own.low, own.high]))
-    if base and (found := page.find(r"the base answers (.+?)\.$")):
+    if base and (found := page.find(r"the base answers (\S+ %)\.$")):
         checks.number("accuracy of base", page.group(found), base.mean, share)
     if found := page.find(r"on test (\d+) arms are higher"):
         better = sum(results.accuracy(name).mean > own.mean for name in results.rows)
@@ -154,21 +159,21 @@ def _data(checks: Checks, results: Results, arm: str, dataset: Path | None) -> N
         checks.number("test clips", page.group(found), len({row["video_id"] for row in rows}), count)
     if found := page.find(r"clips with (\S+) questions that no arm"):
         checks.number("test questions", page.group(found), len(rows), count)
-    if found := page.find(r"Accuracy of the base before the bias: (.+?)\.$"):
-        checks.unchecked("accuracy of the base before the bias", page.group(found), "of a model that is not released")
 
 
-def _arms(checks: Checks, results: Results, seed: int) -> None:
-    page = checks.page
+def _arms(checks: Checks, results: Results, settings: dict) -> None:
+    """The table of all arms; ``settings`` is what ``arms.json`` holds, of which draws and seed are used alone."""
+    page, seed = checks.page, settings.get("seed") or 0
     table = page.table("arm", "what it is", "accuracy")
     if table is None:
         return checks.absent("table of all arms", "it is not there")
     names = [row[0].text.strip("*") for row in table.rows]
     checks.value("arms with results", sorted(names), sorted(results.rows))
     drawn = page.find(r"per video \(([\d,]+) draws\)")
-    draws = int(drawn[1].replace(",", "")) if drawn else DRAWS
+    draws = settings.get("draws") or (int(drawn[1].replace(",", "")) if drawn else DRAWS)
     if drawn:
-        checks.unchecked("draws of the paired tests", page.group(drawn), "a setting; the tests were made again with it")
+        why = "a setting; the tests were made again with it"
+        check_logged(checks, "draws of the paired tests", page.group(drawn), count(draws), why)
     others = [head.text.removeprefix("p vs ") for head in table.head if head.text.startswith("p vs ")]
     known = [name for name in names if name in results.rows]
     tests = {o: results.tests([n for n in known if n != o], o, draws, seed) for o in others if o in known}
@@ -210,73 +215,19 @@ def _types(checks: Checks, results: Results, arm: str) -> None:
             checks.number(f"accuracy on {kind.text}, {name}", cell, sum(own) / len(own) if own else None, share)
 
 
-def _evaluator(checks: Checks, folder: Path) -> None:
-    """The section of the judge that watches: from its verdicts, ``results/evaluator/ARM.json``."""
-    page, results = checks.page, Results(folder / "results" / "evaluator")
-    table = page.table("arm", "its verdicts say")
-    if table is not None:
-        truth = Results(folder / "results")
-        for first, *cells in table.rows:
-            page.claim(first)
-            _judged(checks, results, truth, first.text.strip("*"), dict(zip([h.text for h in table.head[1:]], cells)))
-    for pattern, name in (
-        (r"Shown no frames, the judge says (.+?) of", "the judge without frames"),
-        (r"Shown no video, `[^`]+` answers (.+?) right", "the model without video"),
-    ):
-        if found := page.find(pattern):
-            checks.unchecked(name, page.group(found), "these verdicts are not released row by row")
-    if found := page.find(r"debiased with (\d+) gold videos"):
-        checks.unchecked("gold videos", page.group(found), "a setting of the simulation")
+def _tested(checks: Checks, file: Path) -> None:
+    """Judge and decoding of the test answers, as the results say: settings, and hashes over them."""
+    from dataset_builder.judges.base import settings_hash
+    from eval.fingerprint import fingerprint_of
 
-
-def _judged(checks: Checks, results: Results, truth: Results, name: str, cells: dict[str, Span]) -> None:
-    own = results.accuracy(name)
-    for head, cell in cells.items():
-        what = f"{head}, {name}, by the evaluator"
-        if own is None:
-            checks.unchecked(what, cell, f"results/evaluator/{name}.json is not released")
-        elif head == "its verdicts say":
-            checks.number(what, cell, own.mean, share)
-        elif head == "95 % interval":
-            checks.text(what, cell, interval([own.low, own.high]))
-        elif head == "no verdict":
-            checks.number(what, cell, len(results.rows[name]) - len(results.judged(name)), count)
-        elif head.startswith("debiased"):
-            checks.unchecked(what, cell, "the simulated gold labels are not released")
-        else:
-            sides = [(r["correct"], truth.rows.get(name, {}).get(r["question_id"], {}).get("correct")) for r in
-                     results.judged(name)]  # fmt: skip
-            sides = [side for side in sides if side[1] is not None]
-            of = {"right answers missed": 1, "wrong answers passed": 0}.get(head)
-            counted = [said != true for said, true in sides if of is None or true == of]
-            checks.number(what, cell, sum(counted) / len(counted) if counted else None, share)
-
-
-def _logged(checks: Checks) -> None:
-    """Tables and words about training, which no released row can confirm."""
-    for table in checks.page.tables:
-        heads = tuple(head.text for head in table.head[:2])
-        if heads in _PIECES:
-            _table(checks, table, _PIECES[heads])
-    if found := checks.page.find(r"<summary>(\d+) kinds of modules"):
-        table = checks.page.table("module", "weights")
-        kinds = sum(row[0].text != "all" for row in table.rows) if table else 0
-        checks.number("kinds of modules, as listed below", checks.page.group(found), kinds, count)
-    for pattern, name in (
-        (r"optimizer steps \(([\d,]+)\)", "optimizer steps of an arm"),
-        (r"\(weight ([\d.]+)\)", "weight of the SFT term"),
-        (r"α (\S+) included", "alpha of the released round"),
-        (r"has cosine (\S+) with", "cosine of the step that was saved"),
-    ):
-        if found := checks.page.find(pattern):
-            checks.unchecked(name, checks.page.group(found), _TRAINING)
-
-
-def _table(checks: Checks, table: Table, name: str) -> None:
-    """Claim a whole table that was logged, column by column."""
-    for row in table.rows:
-        checks.page.claim(*row)
-    for place, head in enumerate(table.head[1:], 1):
-        cells = [row[place].text for row in table.rows if place < len(row)]
-        if any(letter.isdigit() for cell in cells for letter in cell):
-            checks.unchecked(f"{name}: {head.text}", f"{len(cells)} rows", _TRAINING)
+    page, content = checks.page, read_json(file, {})
+    judge, decoding = content.get("judge") or {}, content.get("decoding") or {}
+    if found := page.find(r"The test judge is `[^`]+` \(kind `[^`]+`, revision `[^`]+`, fingerprint (`[^`]+`)\)"):
+        made = {**judge, "settings_hash": settings_hash(judge.get("settings") or {})}
+        checks.text("fingerprint of the test judge", page.group(found), f"`{fingerprint_of(made)}`")
+    pattern = r"decoded with (\S+) frames a video, temperature (\S+) and at most (\S+) tokens"
+    if found := page.find(pattern):
+        for place, key in enumerate(("num_frames", "temperature", "max_new_tokens"), 1):
+            checks.text(f"decoding: {key}", page.group(found, place), short(decoding.get(key)))
+    if found := page.find(r"It sees (\S+) frames of a video"):
+        checks.text("decoding: num_frames", page.group(found), short(decoding.get("num_frames")))
