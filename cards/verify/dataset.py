@@ -61,7 +61,8 @@ def verify_dataset(folder: Path) -> list[Check]:
 def _sentences(checks: Checks, rows: Rows) -> None:
     page, members = checks.page, len(rows.zoo())
     found = page.find(
-        r"^(\S+) preference pairs over (\S+) questions about (\S+) clips, selected from (\S+) answers of (\S+) models"
+        r"^(\S+) preference pairs over (\S+) questions about (\S+) clips,"
+        r" (?:selected from|imported ready-made with their) (\S+) answers(?: of (\S+) models)?"
     )
     if found is None:
         checks.absent("pairs, questions, clips and answers", "its first sentence is not there")
@@ -69,7 +70,8 @@ def _sentences(checks: Checks, rows: Rows) -> None:
         names = ("pairs", "questions", "clips", "answers")
         for place, name in enumerate(names, 1):
             checks.number(name, page.group(found, place), rows.counts[name], count)
-        checks.number("models", page.group(found, 5), members, short)
+        if found[5] is not None:
+            checks.number("models", page.group(found, 5), members, short)
     if found := page.find(r"Each of (\d+) members? answered"):
         checks.number("members that answered", page.group(found), members, short)
     if found := page.find(r"(\d+) judges? scored every answer"):
@@ -118,10 +120,9 @@ def _decoding(checks: Checks, rows: Rows) -> None:
 
 
 def _judges(checks: Checks, rows: Rows) -> None:
-    table = checks.page.table("judge", "criteria")
+    table, known = checks.page.table("judge", "criteria"), rows.judges()
     if table is None:
-        return checks.absent("table of the judges", "it is not there")
-    known = rows.judges()
+        return checks.absent("table of the judges", "it is not there") if known else None
     checks.value("judges in the table", sorted(row[0].text for row in table.rows), sorted(known))
     for name, *cells in table.rows:
         judge = known.get(name.text, {"criteria": [], "revisions": [], "settings": [], "scores": None, "errors": None})
@@ -195,7 +196,9 @@ def _drops(checks: Checks, rows: Rows) -> None:
             page.claim(label)
             summed += int(cell.text.replace(",", "")) if cell.text.replace(",", "").isdigit() else 0
             name = f"questions without a pair: {label.text}"
-            if reason not in own:
+            if reason == "none":
+                checks.number(name, cell, total, count)
+            elif reason not in own:
                 why = "the rule looks at other questions, at evaluation sets or at a pair judge"
                 checks.unchecked(name, cell, why)
             elif before or not alike:
