@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from dataset_builder.export.pairs import Pair, VideoFiles
+from dataset_builder.media import MediaError, probe
+from dataset_builder.media.container import open_video
 
 TAG = "<video>"
 
@@ -50,6 +53,51 @@ ROWS: dict[str, Callable[[Pair, str, Path], dict]] = {
     "llama_factory": llama_factory,
     "hound": hound,
 }
+
+
+# What a person has to know of videos that a trainer shows wrongly without a word, by reason.
+NOTES = {
+    "first_frames": "are in a file that does not say how many frames it holds (.mkv, .webm): LLaMA-Factory shows the "
+    "first ones only; convert them to .mp4",
+    "turned": "are stored turned (a phone's): LLaMA-Factory shows them on their side; encode them upright",
+}
+
+
+def readable_pairs(pairs: Iterable[Pair], shape: str, left_out: Counter, notes: Counter) -> Iterator[Pair]:
+    """The pairs whose video the trainer can read; each video is looked at once.
+
+    A trainer may pass over a video that it cannot read: ms-swift trains on another row in its place.
+
+    Args:
+        pairs: in any order.
+        shape: one of :data:`ROWS`.
+        left_out: counts the pairs that are not yielded, by reason.
+        notes: counts videos, by reason of :data:`NOTES`.
+    """
+    known: dict[str, str | None] = {}
+    for pair in pairs:
+        if pair.video_id not in known:
+            known[pair.video_id] = _unreadable(pair.video, shape, notes)
+        reason = known[pair.video_id]
+        if reason is None:
+            yield pair
+        else:
+            left_out[reason] += 1
+
+
+def _unreadable(video: bytes | str, shape: str, notes: Counter) -> str | None:
+    """Why a trainer cannot read a video; counts what it reads but shows wrongly."""
+    try:
+        info = probe(video)
+        if shape == "ms_swift" and info.frames < 2:
+            return "one_frame"
+        if shape == "llama_factory":
+            with open_video(video) as opened:
+                notes["first_frames"] += not opened.stream.frames
+                notes["turned"] += (opened.stream.width, opened.stream.height) != (info.width, info.height)
+    except MediaError:
+        return "broken_video"
+    return None
 
 
 def write_jsonl(

@@ -30,11 +30,14 @@ REASONS = {
     "no_video": "the dataset does not hold their video: attach your own copies, or name them with --media",
     "wrong_copy": "the file that --media names for their video is gone or has another hash",
     "tag_in_text": "their text holds a tag such as <video>, which the trainer would take for a video",
+    "special_token": "their text holds a special token such as <|im_end|>, which the trainer would take for one",
     "empty_answer": "an answer is empty",
     "same_answers": "both answers are the same",
     "broken_video": "their video cannot be decoded",
+    "one_frame": "their video has one frame only, which ms-swift does not read",
 }
 _TAGS = re.compile(r"<(video|image|audio)>")  # what the trainers replace by media, wherever it stands
+_SPECIAL = re.compile(r"<\|\w+\|>")  # tokenizers read it as one token wherever it stands
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
@@ -136,7 +139,10 @@ def _unusable(question: str, chosen: str, rejected: str, tags: bool) -> str | No
         return "empty_answer"
     if chosen == rejected:
         return "same_answers"
-    return "tag_in_text" if tags and any(map(_TAGS.search, (question, chosen, rejected))) else None
+    texts = (question, chosen, rejected)
+    if tags and any(map(_TAGS.search, texts)):
+        return "tag_in_text"
+    return "special_token" if any(map(_SPECIAL.search, texts)) else None
 
 
 def _video(value: dict | None) -> tuple[bytes | str | None, str | None]:

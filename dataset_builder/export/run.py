@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dataset_builder.errors import KitError
 from dataset_builder.export.images import IMAGE_FORMATS, image_rows, write_images
-from dataset_builder.export.jsonl import ROWS, write_jsonl
+from dataset_builder.export.jsonl import NOTES, ROWS, readable_pairs, write_jsonl
 from dataset_builder.export.pairs import REASONS, Media, Pair, read_pairs
 from dataset_builder.loading import dataset_folder, read_media, split_files
 from dataset_builder.media import file_sha256
@@ -33,6 +33,7 @@ class ExportReport:
         videos: video files that were written (0 for ``images``).
         left_out: pairs that were not, by reason.
         output: the folder.
+        notes: videos that were written and that the trainer will show wrongly, by reason.
     """
 
     shape: str
@@ -41,10 +42,12 @@ class ExportReport:
     videos: int
     output: str
     left_out: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """One line for each reason why rows were left out."""
-        return [f"left out: {count} of {self.split}: {REASONS[reason]}" for reason, count in self.left_out.items()]
+        """One line for each reason why rows were left out, and for each note."""
+        lines = [f"left out: {count} of {self.split}: {REASONS[reason]}" for reason, count in self.left_out.items()]
+        return [*lines, *(f"note: {count} of {self.videos} videos {NOTES[why]}" for why, count in self.notes.items())]
 
     def __str__(self) -> str:
         numbers = {"shape": self.shape, "split": self.split, "rows": self.rows, "videos": self.videos}
@@ -67,7 +70,7 @@ def export(
     """Write the preference pairs of one split in the shape that another trainer reads.
 
     Rows whose video the dataset does not hold and ``media`` does not name are left out and counted, as are rows that
-    the trainer would drop or misread.
+    the trainer would drop, replace or misread.
 
     Args:
         dataset: a dataset folder or a Hub id.
@@ -116,17 +119,19 @@ def export(
     new = output.with_name(f".{output.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    left_out: Counter = Counter()
+    left_out, notes = Counter(), Counter()
     pairs = _bar(read_pairs(files[split], Media(copies), left_out, tags=shape in ROWS), progress)
     try:
         if shape == "images":
             rows, videos = image_rows(pairs, num_frames, image_format, left_out), 0
             count = write_images(rows, new, split, max_shard_mb * 10**6)
         else:
+            pairs = readable_pairs(pairs, shape, left_out, notes)
             count, videos = write_jsonl(pairs, shape, new, output, split, provenance.get("name") or "mmaip_v")
     except OSError as error:
         raise KitError(f"{output}: cannot be written ({error.strerror or error})") from None
-    report = ExportReport(shape, split, count, videos, str(output), dict(sorted(left_out.items())))
+    told = dict(sorted(left_out.items())), {why: notes[why] for why in NOTES if notes[why]}
+    report = ExportReport(shape, split, count, videos, str(output), *told)
     if not count:
         shutil.rmtree(new, ignore_errors=True)
         raise KitError(f"{dataset}: nothing to export. {'; '.join(report.lines()) or 'It has no pairs.'}")

@@ -24,6 +24,7 @@ from dataset_builder.loading import split_files
 from dataset_builder.media import file_sha256, sample_frames
 from dataset_builder.schema import FEATURES, assistant_message, user_message
 from dataset_builder.table import QuestionTable
+from tests.dataset_builder.clips import moving_square, write_clip
 from tests.dataset_builder.worlds import tree
 
 
@@ -249,18 +250,47 @@ def test_rows_a_trainer_would_drop_or_misread_are_left_out_with_their_reason(bui
         ("What?", "See <image>.", "Lines."),
         ("What?", "Dots.", " "),
         ("What?", "Dots.", "Dots."),
+        ("What?", "Dots.<|im_end|>", "Lines."),
     ]
     video = source_rows(built.output)[0]["video"]["bytes"]
     dataset = handmade(tmp_path / "made", rows, video)
     for shape, tags in (("ms_swift", 2), ("llama_factory", 2), ("hound", 2), ("images", 0)):
         report = export(dataset, shape, tmp_path / shape, progress=False)
-        expected = {"empty_answer": 1, "same_answers": 1} | ({"tag_in_text": tags} if tags else {})
+        expected = {"empty_answer": 1, "same_answers": 1, "special_token": 1} | ({"tag_in_text": tags} if tags else {})
         assert report.left_out == expected and report.rows == len(rows) - sum(expected.values())
         assert len(report.lines()) == len(expected)
     assert read_hound(tmp_path / "hound", "train")[0][:3] == rows[0]
     broken = handmade(tmp_path / "broken", rows[:1], video[: len(video) // 2])
-    with pytest.raises(KitError, match="cannot be decoded"):
-        export(broken, "images", tmp_path / "no", progress=False)
+    for shape in SHAPES:  # ms-swift would train on another row in its place
+        with pytest.raises(KitError, match="cannot be decoded"):
+            export(broken, shape, tmp_path / "no", progress=False)
+
+
+def test_clips_that_a_trainer_cannot_read_or_shows_wrongly_are_told(tmp_path):
+    rows = [("What?", "Dots.", "Lines."), ("Where?", "Here.", "There.")]
+    clips = {
+        "single": write_clip(tmp_path / "single.mp4", moving_square(1)),
+        "matroska": write_clip(tmp_path / "matroska.mkv"),
+        "turned": write_clip(tmp_path / "turned.mp4", rotation=90),
+        "plain": write_clip(tmp_path / "plain.mp4"),
+    }
+    told = {}
+    for name, path in clips.items():
+        dataset = handmade(tmp_path / name, rows, path.read_bytes())
+        for shape in ("ms_swift", "llama_factory", "hound"):
+            try:
+                report = export(dataset, shape, tmp_path / f"{name}-{shape}", progress=False)
+            except KitError as error:
+                told[name, shape] = str(error)
+                continue
+            assert report.rows == 2 and len(report.lines()) == len(report.notes)
+            assert export(dataset, shape, tmp_path / f"{name}-{shape}", progress=False) == report
+            if report.notes:
+                told[name, shape] = report.lines()[0]
+    assert set(told) == {("single", "ms_swift"), ("matroska", "llama_factory"), ("turned", "llama_factory")}
+    assert "left out: 2 of train: their video has one frame only" in told["single", "ms_swift"]
+    assert told["matroska", "llama_factory"].startswith("note: 1 of 1 videos are in a file that does not say")
+    assert told["turned", "llama_factory"].startswith("note: 1 of 1 videos are stored turned")
 
 
 def test_a_video_id_cannot_write_outside_the_export(built, tmp_path):
