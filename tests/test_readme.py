@@ -191,6 +191,8 @@ def test_every_message_of_the_troubleshooting_has_its_mistake():
 )
 def test_a_mistake_is_answered_as_the_readme_says(name, tmp_path):
     said = MISTAKES[name](tmp_path)
-    assert "Traceback" not in said or name == "decoded_without_torchcodec", said
+    # datasets raises an error of its own, and torchrun adds a traceback of its own to our line
+    foreign = name in ("decoded_without_torchcodec", "an_output_that_one_machine_sees")
+    assert "Traceback" not in said or foreign, said
     found = {message for message in messages() if any(shows(message, line) for line in said.splitlines())}
     assert found == {m for m in messages() if any(phrase in m for phrase in PHRASES[name])}, said[-3000:]
