@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -375,3 +378,56 @@ def test_clips_that_llama_factory_shows_wrongly_are_noted_and_named(peers, tmp_p
     assert f"LLaMA-Factory 0.9.5: row 1: shows frames {shown} of 40" in said.err
     assert "LLaMA-Factory 0.9.5: row 2: chosen is given 4 x 6 x 8 patches" in said.err
     assert "row 3" not in said.err
+
+
+CARD = Path(__file__).parents[2] / "cards" / "templates" / "dataset_loading.md.j2"
+
+
+def card_blocks(title: str) -> list[str]:
+    """The code blocks of one heading of the dataset card."""
+    text = CARD.read_text(encoding="utf-8").split(f"\n### {title}\n", 1)[1].split("\n### ", 1)[0]
+    return re.findall(r"```\w+\n(.*?)```", text, re.S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("title", "name", "extra"),
+    [
+        (
+            "ms-swift",
+            "SWIFT",
+            " --use_cpu true --torch_dtype float32 --max_steps 1 --gradient_accumulation_steps 1 --check_model false"
+            " --dataset_shuffle false --train_dataloader_shuffle false",
+        ),
+        ("LLaMA-Factory", "FACTORY", " use_cpu=true bf16=false max_steps=1 gradient_accumulation_steps=1"),
+    ],
+)
+def test_what_the_dataset_card_tells_to_type_trains(peers, tmp_path, title, name, extra):
+    """As it stands, but for the names of data set and model, and one step on a CPU for the whole training."""
+    from benchmarks.export_peers import ENVIRONMENT
+
+    peer = getattr(peers.module, name)
+    blocks = card_blocks(title)
+    key = next(iter(json.loads((peers.exports["llama_factory"] / "dataset_info.json").read_text())))
+    for old, new in {
+        "NAMESPACE/{{ load_name }}": str(peers.dataset),
+        "Qwen/Qwen2.5-VL-3B-Instruct": str(peers.bench.checkpoint),
+        "{{ factory_key }}": key,
+    }.items():
+        blocks = [block.replace(old, new) for block in blocks]
+    install, export, train = blocks[0].strip().split("\n", 2)
+    assert shlex.split(install) == ["pip", "install", *peer.packages]
+    if len(blocks) > 1:
+        (tmp_path / "dpo.yaml").write_text(blocks[1], encoding="utf-8")
+    variables = {**os.environ, **ENVIRONMENT, **dict(peers.guard), "HF_HOME": str(tmp_path / "cache")}
+    kit = export.replace("python", sys.executable, 1).partition("  #")[0]
+    kit_variables = {**variables, "PYTHONPATH": os.pathsep.join([str(CARD.parents[2]), str(GUARD)])}
+    done = subprocess.run(kit, shell=True, cwd=tmp_path, env=kit_variables, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr  # finished; rows were left out
+    variables["PATH"] = os.pathsep.join([str(peers.bench.python(peer).parent), variables["PATH"]])
+    words = train.rstrip() + extra
+    done = subprocess.run(words, shell=True, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (state,) = {json.loads(path.read_text())["global_step"] for path in tmp_path.rglob("aligned/**/trainer_state.json")}
+    adapter = next(tmp_path.rglob("aligned/**/adapter_model.safetensors"))
+    assert state == 1 and peers.module.adapter_moved(adapter)
