@@ -115,7 +115,7 @@ def test_sources_say_what_is_in_the_rows_and_what_is_not(mixed, card):
     )
     assert f"{closed['ids_only']} of the clips in `preferences` and `benchmark` come as ids" in card
     assert "license: other\nlicense_name: cc0-1.0-and-webvid-terms-of-use\n" in card
-    assert "attach NAMESPACE/mmaip-v --videos DIR" in card
+    assert "attach NAMESPACE/mmaip-v \\\n  --videos DIR" in card
 
 
 def test_without_null_videos_nothing_is_said_of_attaching(made_run):
@@ -270,7 +270,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def typed(text: str, word: str) -> list[str]:
     """The words of the kit's command of the card's blocks that has this word in it."""
-    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    lines = [line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()]
     (line,) = [line for line in lines if line.startswith("python -m dataset_builder") and word in line]
     return shlex.split(line, comments=True)[3:]
 
