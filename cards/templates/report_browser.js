@@ -67,7 +67,7 @@ function scoreTable(answer) {
 function answerCard(side, answer, score) {
   return make("section", { class: `answer-card ${side}`, "aria-label": `${side} answer` },
     make("h4", {}, side, make("span", { class: "model" }, answer.model), make("b", { class: "total" }, number(score))),
-    make("p", { class: "said" }, text(answer.text)),
+    make("p", { class: answer.text.length > 160 ? "said long" : "said" }, text(answer.text)),
     make("div", {}, scoreTable(answer) ?? "", answer.flags.length ? make("p", { class: "flags" }, `flags: ${answer.flags.join(", ")}`) : ""));
 }
 
@@ -255,7 +255,9 @@ function step(by) {
   if (!engaged()) section.scrollIntoView({ behavior: "instant" });
   list.focus({ preventScroll: true });
   const place = shown.indexOf(open) + by;
-  if (place >= 0 && place < shown.length) show(shown[place]);
+  if (place < 0 || place >= shown.length) return;
+  show(shown[place]);
+  if (detail.getBoundingClientRect().top < 0) detail.scrollIntoView({ behavior: "instant" }); // a new pair from its top
 }
 
 function toggle() {

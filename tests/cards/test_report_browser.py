@@ -256,6 +256,11 @@ def test_keys(made_run, opened, tmp_path):
     page.keyboard.press("?")
     assert not page.is_visible("#keys")
 
+    page.click("#pair .others summary")
+    page.evaluate("document.querySelector('#pair .others').scrollIntoView({behavior: 'instant'})")
+    page.keyboard.press("j")  # the next pair is seen from its top
+    assert page.evaluate("document.getElementById('pair').getBoundingClientRect().top") >= 0
+
     page.focus("#filter-type")
     page.keyboard.press("ArrowDown")  # a field keeps its own keys
     assert page.input_value("#filter-type") != "" and opened_pair(page) == shown(page)[0]
@@ -375,9 +380,14 @@ def test_nothing_is_wider_than_the_window(odd, opened, width, scheme):
         assert not page.is_visible("#filter-member")
         page.click("#filters > summary")
     assert page.is_visible("#filter-member")
+    page.fill("#filter-margin-low", "1")
+    outside = """() => { const edge = document.querySelector('#browser').getBoundingClientRect().right + 1;
+        return [...document.querySelectorAll('.search *, .fields *, .bar-line *, .panes > *, #pair > *, .cards > *')]
+            .filter(e => e.getBoundingClientRect().right > edge).map(e => e.outerHTML.slice(0, 80)); }"""
     for _ in range(3):
         page.keyboard.press("j")
         assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(outside) == []
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (dark == "rgb(16, 20, 24)") == (scheme == "dark")
     assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"

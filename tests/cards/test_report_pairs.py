@@ -196,7 +196,8 @@ def test_a_clip_of_several_pairs_is_in_the_page_once(made_run):
     stored = {row["question_id"]: row["video"]["bytes"] for row in Run(made_run).rows("preferences")}
     for question in data["questions"]:
         assert clips[question["clip"]] == stored[question["id"]]
-    assert f"each has a player ({len(clips)} clips, 0.1 of at most 24 MB)" in said_of(text)
+    held = sum(map(len, clips)) / 1e6
+    assert f"each has a player ({len(clips)} clips, {held:.3f} of at most 24 MB)" in said_of(text)
 
 
 @pytest.mark.parametrize("limit", [0, 9_000, 20_000])
