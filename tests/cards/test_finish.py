@@ -59,7 +59,7 @@ def test_a_lora_run_alone_is_finished_pushed_and_verified(finished, tmp_path):
     from tests.dataset_builder.worlds import make_member
 
     base, output, data = make_member(tmp_path / "base", "qwen2_vl", 3), tmp_path / "lora", Run(finished).dataset
-    wide = {"max_malformed": 1, "max_repeated": 1, "max_chosen_drop": 1e9, "max_margin": 1e9, "max_length_ratio": 1e9}
+    wide = {"max_malformed": 1, "max_repeated": 1, "max_chosen_drop": 1e9, "max_margin": 1e9, "max_length_ratio": "inf"}
     settings = {"config": ROOT / "recipes/configs/toy.yaml", "model_name_or_path": base, "dataset_name": data}
     settings |= {"output_dir": output, "use_peft": "true", "rounds": 2, "max_steps": 1, "stop_early": "false", **wide}
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]

@@ -20,7 +20,7 @@ SETTINGS = {
         "validation_limit": 40,
         "learning_rate": 1e-3,
     },
-    **{"max_malformed": 1, "max_repeated": 1, "max_chosen_drop": 1e9, "max_margin": 1e9, "max_length_ratio": 1e9},
+    **{"max_malformed": 1, "max_repeated": 1, "max_chosen_drop": 1e9, "max_margin": 1e9, "max_length_ratio": "inf"},
 }
 
 
@@ -61,7 +61,8 @@ class LoraRun:
         process("lora-finish", "-m", "cards", "finish", "--name", name, *self._words, token=token)
         arms = json.loads((self.folder / "arms.json").read_text())["arms"]
         said = ", ".join(f"{arm} {100 * each['accuracy']:.1f} %" for arm, each in arms.items())
-        return f"{SETTINGS['rounds']} rounds{' of an earlier rehearsal' if there else ''}; on test: {said}"
+        rounds = len(list(self.folder.glob("round-*")))
+        return f"{rounds} rounds{' of an earlier rehearsal' if there else ''}; on test: {said}"
 
     def push(self) -> str:
         """Push it with adapters and merged weights, beside a base that is on the Hub under a name of its own."""
@@ -82,7 +83,7 @@ class LoraRun:
         """The adapter by peft on the base that it names, in a clean process and cache."""
         from tests.rehearsal.rehearsal import Failed
 
-        places = {"folder": str(next(self.folder.glob("arms/*/round-2/adapter")).absolute())}
+        places = {"folder": str(max(self.folder.glob("arms/*/round-*/adapter")).absolute())}
         places["base"] = str((self.rehearsal.run.folder / "models" / "base").absolute())
         found = self.rehearsal.stranger("lora-adapter", "adapter", repo=self.repo, **places)
         if not (found["weights"] and found["equal"]):
