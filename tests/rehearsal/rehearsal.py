@@ -280,17 +280,26 @@ class Rehearsal:
         return f"{found['weights']} LoRA weights on {found['base']}, equal to the run's"
 
     def _code(self) -> str:
-        """Type what the cards say; the evaluator's wants a clip of the reader's own."""
+        """Type what the cards say, beside a clip of the reader's own and, where a card wants it, the repo's folder."""
+        clip = next(row["video"]["bytes"] for row in self._rows("benchmark", "test") if row["video"])
         count = 0
-        for kind in ("dataset", "model"):
-            repo = self.plan.repo(kind)
+        for repo in self.plan.repos:
             text = self.hub.files(repo.repo_id, repo.repo_type)["README.md"].decode()
+            folder = repo.repo_id.rpartition("/")[2]
             for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+                if "debiased_mean(verdicts" in block:
+                    continue  # wants the reader's own verdicts and labels
                 count += 1
-                self.process(f"code-{count}-{kind}", "-P", "-c", block)
-        if count < 2:
-            raise Failed(f"{count} blocks of Python on the cards of dataset and model")
-        return f"{count} blocks of Python on the cards of dataset and model run as they stand"
+                name = f"code-{count}-{repo.kind}"
+                (self.output / "stranger" / name / "folder").mkdir(parents=True)
+                (self.output / "stranger" / name / "folder" / "clip.mp4").write_bytes(clip)
+                if f'"{folder}"' in block:
+                    fetch = f"snapshot_download({repo.repo_id!r}, local_dir={folder!r})"
+                    block = f"from huggingface_hub import snapshot_download\n{fetch}\n{block}"
+                self.process(name, "-P", "-c", block)
+        if count < 3:
+            raise Failed(f"{count} blocks of Python on the cards")
+        return f"{count} blocks of Python on the cards run as they stand"
 
     def _evaluator(self) -> str:
         folder = str(self.run.folder.absolute() / "evaluator")
