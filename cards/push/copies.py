@@ -38,7 +38,13 @@ def dataset_card(path: Path, repo_id: str) -> bytes:
 
 
 def model_card(
-    path: Path, ids: dict[str, str], dataset: str, base: str | None, adapter_only: bool, own_base: Path | None
+    path: Path,
+    ids: dict[str, str],
+    dataset: str,
+    base: str | None,
+    adapter_only: bool,
+    own_base: Path | None,
+    version: str | None = None,
 ) -> bytes:
     """The model card with ids of the Hub.
 
@@ -49,6 +55,7 @@ def model_card(
         base: Hub id of the base.
         adapter_only: whether the repo holds nothing but the adapter.
         own_base: the base, where the model repo itself holds it under the tag ``base``.
+        version: tag of the dataset; None where it is not released along.
     """
     data, body = split_card(path.read_text(encoding="utf-8"))
     repo_id = ids["model"]
@@ -61,6 +68,11 @@ def model_card(
     if base is not None:
         data = {"base_model": base, "base_model_relation": "adapter" if adapter_only else "finetune", **data}
     body = body.replace("PATH_OR_REPO", repo_id)
+    place = f"[`{ids['dataset']}`](https://huggingface.co/datasets/{ids['dataset']})"
+    tagged = f"{place} at the tag `{version}`" if version else place
+    body = body.replace(f"Preference pairs of `{dataset}`", f"Preference pairs of {tagged}")
+    for word in ("--dataset ", "--dataset_name ", "MMAIP_V_DATA="):  # of commands
+        body = re.sub(rf"{word}{re.escape(dataset)}(?=\s)", word + ids["dataset"], body)
     if own_base is not None:
         body = body.replace('from_pretrained("BASE")', f'from_pretrained("{repo_id}", revision="base")')
     elif base is not None:

@@ -256,7 +256,7 @@ def _model_repo(
     more: dict[str, Path | bytes] = {f"figures/{path.name}": path for path in sorted((last / "figures").glob("*.png"))}
     if (last / CARD).is_file():
         more[CARD] = model_card(
-            last / CARD, ids, run.dataset.name, base, adapter_only=options.weights == "adapter", own_base=local_base
+            last / CARD, ids, run.dataset.name, base, options.weights == "adapter", local_base, data_version
         )
     more |= {EVAL_RESULTS: found} if (found := eval_results(run, ids["dataset"], data_version)) is not None else {}
     more[TRAINING_ARGS] = training_args(run, ids["dataset"], base)

@@ -16,7 +16,7 @@ WORDING = (r"`score` \(0 to 1\)", r"gold: 1, 0, or None", r"95 % interval", r"At
 def check_agreement(checks: Checks, folder: Path) -> None:
     """The tables of agreement and of what the verdicts say, from ``results/verdicts.parquet``."""
     from eval.evaluator.agreement import FILE, FOLDER, compared, read_verdicts, said
-    from eval.evaluator.card import kappa, share, span
+    from eval.evaluator.card import estimate, kappa, share, span
 
     tables = [checks.page.table("answers of", *heads) for heads in (("beside",), ("answers", "no verdict"))]
     path = folder / FOLDER / FILE
@@ -36,10 +36,8 @@ def check_agreement(checks: Checks, folder: Path) -> None:
         texts += [kappa(found.kappa), *("–" if itself else share(v) for v in (found.missed, found.passed))]
         _cells(checks, tables[0], cells, texts, f"{found.answers_of} beside {other}")
     for cells, found in _aligned(checks, tables[1], said(rows), "what the verdicts say"):
-        parts = [(found.share, True), (found.blind, True), (found.truth, False), (found.debiased, True)]
-        texts = [found.answers_of, str(found.answers), str(found.unjudged)]
-        for estimate, interval in parts:
-            texts += [share(estimate and estimate.mean), *([span(estimate)] if interval else [])]
+        texts = [found.answers_of, str(found.answers), str(found.unjudged), estimate(found.share)]
+        texts += [estimate(found.blind), share(found.truth and found.truth.mean), estimate(found.debiased)]
         _cells(checks, tables[1], cells, [*texts, str(found.gold_videos or "–")], f"verdicts on {found.answers_of}")
 
 

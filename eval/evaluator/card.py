@@ -155,6 +155,11 @@ def span(found: Any) -> str:
     return NOT_MEASURED if ends is None or not all(map(math.isfinite, ends)) else f"{_hundred(ends)} %"
 
 
+def estimate(found: Any) -> str:
+    """An estimate of a share with its interval: 73.1 % (70.1 – 76.0 %)."""
+    return NOT_MEASURED if found is None else f"{share(found.mean)} ({span(found)})"
+
+
 def kappa(found: Any) -> str:
     """A coefficient of agreement with its interval: 0.612 (0.560 – 0.664)."""
     if not math.isfinite(found.value):
@@ -168,7 +173,7 @@ def _hundred(ends: tuple[float, float]) -> str:
 
 def _template():
     made = environment(Path(__file__).parent / "templates")
-    made.filters |= {"share": share, "span": span, "kappa": kappa}
+    made.filters |= {"share": share, "span": span, "estimate": estimate, "kappa": kappa}
     made.globals["NOT_MEASURED"] = NOT_MEASURED
     made.filters["fence"] = _fence
     return made.get_template("evaluator_card.md.j2")

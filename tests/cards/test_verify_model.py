@@ -194,7 +194,7 @@ def test_an_untouched_evaluator_verifies_and_a_changed_row_is_named(evaluator, c
         new = path.with_suffix(".new")
         duckdb.sql(f"COPY (SELECT * REPLACE ({changed}) FROM read_parquet('{path}')) TO '{new}' (FORMAT parquet)")
         new.replace(path)
-        assert named in states(check_folder(evaluator, "evaluator"), DIFFERS), role
+        assert any(name.startswith(named) for name in states(check_folder(evaluator, "evaluator"), DIFFERS)), role
         path.write_bytes(kept)
     path.unlink()
     assert "results/verdicts.parquet" in states(check_folder(evaluator, "evaluator"), DIFFERS)

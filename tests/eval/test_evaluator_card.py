@@ -101,7 +101,7 @@ def test_the_card_shows_them_and_says_what_was_not_measured(verdicts, tmp_path):
     text = (out / "README.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| base |")]
     assert rows[0].startswith("| base | the truth | 119 | ") and rows[1].startswith("| base | 120 | 1 | ")
-    assert rows[1].endswith("| not measured | not measured | –  |".replace("  ", " ")) and "synthetic world" in text
+    assert rows[1].endswith("| not measured | – |") and "synthetic world" in text
     assert "| dpo | itself, shown no frames |" in text and "| 20 |" in text
     for command in ("gold-size RESULTS.json", "label RESULTS.json", "debias RESULTS.json"):
         assert f"python -m eval {command}" in text
@@ -126,3 +126,31 @@ def test_an_audits_findings_come_from_its_rows(tmp_path):
         read_rows(path)
     with pytest.raises(KitError, match="finding 1: KeyError"):
         findings_of([{}], 10, 0)
+
+
+def test_every_number_of_the_card_comes_from_an_artefact(verdicts, tmp_path):
+    from cards.verify.evaluator_rows import WORDING
+    from tests.cards.tracing import trace
+
+    judge = VQAEvaluator({"kind": "reference"}).judge
+    record = audit(judge, planted_cases(30), probes=["length"], draws=100)
+    (tmp_path / "audit.json").write_text(json.dumps({key: record[key] for key in record if key != "judge"}))
+    (tmp_path / FILE).write_bytes(verdicts.read_bytes())
+    record = {"judge": record["judge"]}  # a change of which makes it the audit of another judge
+
+    def render(folder, also=""):
+        content = json.loads((folder / "audit.json").read_text()) | record
+        (folder / "whole").mkdir(exist_ok=True)
+        (folder / "whole" / "audit.json").write_text(json.dumps(content))
+        made = VQAEvaluator({"kind": "reference"}, audit=folder / "whole", verdicts=folder / FILE)
+        return str(made.generate_model_card()) + also
+
+    # the last is the revision of the reference judge: the kit's own
+    words = (*WORDING, r"points \(of 100\)", r"at the 5 % level", r"given from 20 on", r"reference, 1;")
+    found = trace(render, tmp_path, patterns=("audit.json", FILE), wording=words)
+    assert not found.untraced, "\n".join(f"line {n.line}: {n.text}: {n.context}" for n in found.untraced)
+    assert len(found.numbers) > 60
+    planted = trace(
+        lambda folder: render(folder, "\nIt is 97 % right.\n"), tmp_path, patterns=(FILE,), salts=1, wording=words
+    )
+    assert "97" in {number.text for number in planted.untraced}
