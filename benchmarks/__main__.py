@@ -11,6 +11,7 @@ NAMED_ONLY = {  # benchmark → why it is not run here
     "endpoint_throughput": "wants an idle machine",
     "build_memory": "takes more than 10 minutes",
     "selection": "takes more than 10 minutes",
+    "export_peers": "makes environments for ms-swift and LLaMA-Factory",
     "arms": "reads the runs of six seeds or more that benchmarks.arms_runs trains in an hour or two",
     "video_dpo": "wants an idle machine; with --peers also environments for ms-swift and LLaMA-Factory",
     "video_dpo_gpu": "needs a GPU",

@@ -307,7 +307,20 @@ def run_recipe(main: Callable[[], int | None]) -> int:
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns about a flag that only the Trainer sets
-    code = run_cli(main)
+    code = run_cli(lambda: _within_memory(main))
     if "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
         sys.modules["torch"].distributed.destroy_process_group()
     return code
+
+
+def _within_memory(main: Callable[[], int | None]) -> int | None:
+    """Say what helps where torch says that memory is out."""
+    try:
+        return main()
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        raise KitError(
+            f"{str(error).splitlines()[0].rstrip('. ')}: lower per_device_train_batch_size or num_frames, set "
+            "gradient_checkpointing or use_peft; `python -m recipes.memory CONFIG.yaml` estimates what a run takes"
+        ) from error

@@ -371,3 +371,17 @@ def hub(monkeypatch):
     server.received, server.url = received, url
     yield server
     server.shutdown()
+
+
+def test_out_of_memory_is_one_line_that_says_what_helps(capsys):
+    """Nothing here runs out of a GPU's memory, so torch's own error is raised in its place."""
+
+    def main() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. \nmore")
+
+    assert run_recipe(main) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: CUDA out of memory. Tried to allocate 2.00 GiB: lower per_device_train_batch_size")
+    assert "python -m recipes.memory" in said and said.count("\n") == 1
+    with pytest.raises(RuntimeError, match="something else"):
+        run_recipe(lambda: (_ for _ in ()).throw(RuntimeError("something else")))
