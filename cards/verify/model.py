@@ -100,7 +100,7 @@ class Results:
 
         found = {}
         for arm in arms:
-            common = sorted(
+            common = sorted(  # as the test is made: for this order the seed draws the same signs again
                 key
                 for key in self.rows[arm].keys() & self.rows[other].keys()
                 if None not in (self.rows[arm][key].get("correct"), self.rows[other][key].get("correct"))
@@ -190,18 +190,7 @@ def _arms(checks: Checks, results: Results, settings: dict) -> None:
                 continue
             test = tests.get(other, {}).get(name, (None, None))
             checks.number(f"{name} − {other}", difference, test[0], points)
-            # another order of rows draws other signs: four standard errors of the draws, times Holm's factor
-            spread = 0 if test[1] is None else 4 * (test[1] * max(1 - test[1], 0) / draws) ** 0.5 * len(known) + 1e-9
-            checks.text(f"p of {name} against {other}", p, *_near(p.text, test[1], spread))
-
-
-def _near(shown: str, value: float | None, spread: float) -> list[str]:
-    """How a p-value reads, and as it is shown where that is within the spread of drawing."""
-    found = [p_value(value)]
-    number = re.fullmatch(r"(?:< )?([\d.]+)", shown)
-    if value is not None and number and abs(float(number[1]) - value) <= spread and "<" not in shown:
-        found.append(shown)
-    return found
+            checks.text(f"p of {name} against {other}", p, p_value(test[1]))
 
 
 def _types(checks: Checks, results: Results, arm: str) -> None:

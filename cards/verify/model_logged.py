@@ -76,6 +76,8 @@ def _settings(checks: Checks, log: Log) -> None:
         checks.page.claim(name)
         if name.text in known:
             checks.text(f"setting: {name.text}", cell, known[name.text])
+        elif known:
+            checks.value("settings that training_args.yaml holds", name.text, "no such setting")
         else:
             checks.unchecked(f"setting: {name.text}", cell, "a setting; training_args.yaml does not hold it")
 

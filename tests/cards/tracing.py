@@ -48,7 +48,7 @@ class Trace:
     Attributes:
         numbers: every number that the card shows, in order; those of its YAML block first.
         sources: by place in ``numbers``, the fields (``FILE: path``) that may have moved it; with ``exact`` one
-            that did.
+            that did, or some that did together.
         renders: how often the card was rendered.
         refused: fields that no card can be rendered without as they are.
     """
@@ -120,7 +120,7 @@ def trace(
             if not found.untraced:
                 break
         if exact:
-            _confirm(found, lambda name, salt: moved([name], salt), salts)
+            _confirm(found, moved, salts)
     finally:
         artefacts.restore()
     return found
@@ -156,8 +156,8 @@ def _by_name(found: Trace, fields: list[str], moved: Callable[[list[str]], set[i
             found.sources[place] = group
 
 
-def _confirm(found: Trace, moved: Callable[[str, int], set[int]], salts: int) -> None:
-    """Lay every number to one field that moves it alone; one that only moves in company is untraced again."""
+def _confirm(found: Trace, moved: Callable[[list[str], int], set[int]], salts: int) -> None:
+    """Lay every number to one field that moves it alone, or to fields that do so together if none does."""
     confirmed: dict[int, list[str]] = {}
     tried: set[tuple[str, int]] = set()
     for salt in range(salts):
@@ -167,8 +167,12 @@ def _confirm(found: Trace, moved: Callable[[str, int], set[int]], salts: int) ->
                 break
             name = wanted.most_common(1)[0][0]
             tried.add((name, salt))
-            for place in moved(name, salt):
+            for place in moved([name], salt):
                 confirmed.setdefault(place, [name])
+    for place in [place for place in found.sources if place not in confirmed]:
+        if place not in confirmed:  # one move of these fields may confirm several
+            group = found.sources[place]
+            confirmed |= {n: group for n in moved(group, 0) if found.sources.get(n) == group and n not in confirmed}
     found.sources = confirmed
 
 
