@@ -107,7 +107,7 @@ def test_a_push_that_fails_fails_the_others_too_and_all_are_tried(rehearsal, run
     finally:
         card.write_bytes(kept)
     states = {step["step"]: step for step in rehearsal.steps}
-    assert states["push"]["state"] == FAILED and "nothing was sent" in states["push"]["figure"]
+    assert states["push"]["state"] == FAILED and "a path of this machine" in states["push"]["figure"]
     assert states["nothing left this machine"]["state"] == OK
     alone = ("push", "nothing left this machine", "live card validation", "a LoRA run by recipes and finish")
     others = {name: step["state"] for name, step in states.items() if name not in alone}
