@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from cards.stage_log import read_json
-from cards.text import count, interval, p_value, points, share, short
+from cards.text import arm_words, count, interval, p_value, points, share, short
 from cards.verify.checks import Check, Checks
 from cards.verify.evaluator_judged import check_judged
 from cards.verify.model_logged import check_logged, check_training
@@ -179,6 +179,8 @@ def _arms(checks: Checks, results: Results, settings: dict) -> None:
     tests = {o: results.tests([n for n in known if n != o], o, draws, seed) for o in others if o in known}
     for name, row in zip(names, table.rows):
         page.claim(row[0], row[1])
+        if row[1].text != (words := arm_words(name, settings.get("arms")) or "–"):
+            checks.text(f"what {name} is", row[1], words)
         own = results.accuracy(name)
         checks.number(f"accuracy, {name}", row[2], own and own.mean, share)
         checks.text(f"interval, {name}", row[3], interval(own and [own.low, own.high]))
