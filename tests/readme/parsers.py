@@ -140,6 +140,8 @@ def _module(name: str, words: list[str], whole: bool) -> None:
         spec = None
     if spec is None:
         raise Wrong(f"there is no module {name}")
+    if name == "cards" and words[:1] == ["finish"]:
+        return _finish(words, whole)
     if name == "eval":
         from eval.__main__ import COMMANDS
         from eval.launcher import WORDS
@@ -158,6 +160,14 @@ def _module(name: str, words: list[str], whole: bool) -> None:
     else:
         found, given = parser_of(spec.name, tuple(words))
     _argparse(found, given, whole)
+
+
+def _finish(words: list[str], whole: bool) -> None:
+    """Its own options, and around them the words of the training command."""
+    found, given = parser_of("cards.__main__", tuple(words))
+    with _exact(found):
+        _, others = found.parse_known_args(given)
+    _module("recipes.iter_w2s", others, whole)
 
 
 class _Reached(BaseException):
