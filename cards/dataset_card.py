@@ -128,7 +128,7 @@ def card_fields(run: Run, licenses: list[str]) -> dict:
     """
     word = hub_license(licenses)
     return {
-        "pretty_name": "MMAIP-V",
+        "pretty_name": "MMAIP-V" if run.dataset.name == "mmaip-v" else run.dataset.name,
         "license": word,
         **({"license_name": license_name(licenses)} if word == OTHER else {}),
         "language": ["en"],

@@ -149,4 +149,4 @@ def headline(measured: dict[str, Any], folder: Path) -> str:
         return f"evaluator in {folder}/; no arm was judged by it"
     said = [f"{arm} {100 * side['accuracy']['mean']:.1f} %" for arm, side in measured["arms"].items()]
     mark = " (self-judged: it also chose the pairs)" if any(s["self_judged"] for s in measured["arms"].values()) else ""
-    return f"by the judge that watches: {', '.join(said)}{mark}; evaluator in {folder}/"
+    return f"by the released judge, {measured['judge']['name']}: {', '.join(said)}{mark}; evaluator in {folder}/"

@@ -63,6 +63,13 @@ def _digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def own_sources() -> str:
+    """16 hex digits over the code and templates of this room: what they render is stale when they change."""
+    room = Path(__file__).parent
+    files = sorted(path for path in room.rglob("*") if path.suffix in (".py", ".j2", ".css", ".js"))
+    return fingerprint({str(path.relative_to(room)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+
+
 class StageLog:
     """Runs the stages of one run folder in order; use as a context manager.
 

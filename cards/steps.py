@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cards.release_config import ReleaseConfig
 from cards.run_folder import Run, choose_release_arm
-from cards.stage_log import StageLog, progress_lines, read_json, write_json
+from cards.stage_log import StageLog, own_sources, progress_lines, read_json, write_json
 from cards.text import share
 
 
@@ -217,7 +217,7 @@ def figures(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
     def headline(m: dict) -> str:
         return f"{len(m['figures'])} figures in {folder}/"
 
-    return log.run("figures", [], [folder], body, headline, [folder], "drawing")
+    return log.run("figures", [own_sources()], [folder], body, headline, [folder], "drawing")
 
 
 def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
@@ -246,7 +246,9 @@ def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
         return {"cards": written}
 
     outputs = [run.dataset / "README.md"] + ([release_folder / "README.md"] if release_folder else [])
-    return log.run("cards", [config.name], outputs, body, lambda m: ", ".join(m["cards"]), doing="writing the cards")
+    return log.run(
+        "cards", [config.name, own_sources()], outputs, body, lambda m: ", ".join(m["cards"]), doing="writing the cards"
+    )
 
 
 def report(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
@@ -258,4 +260,6 @@ def report(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
         return {"report": str(write_report(run))}
 
     outputs = [run.folder / "report.html"]
-    return log.run("report", [config.name], outputs, body, lambda m: m["report"], doing="writing the report")
+    return log.run(
+        "report", [config.name, own_sources()], outputs, body, lambda m: m["report"], doing="writing the report"
+    )

@@ -30,6 +30,11 @@ def load_held_out(dataset: str, split: str):
     return rows if len(rows) else None
 
 
+def held_out_ids(rows) -> list[str]:
+    """What held-out pairs are called: their questions, else their numbers from 1."""
+    return list(rows["question_id"]) if "question_id" in rows.column_names else [str(n + 1) for n in range(len(rows))]
+
+
 def dataset_fingerprint(dataset: str, rows) -> str:
     """16 hex digits over the content of a dataset folder's Parquet files; for a Hub dataset, datasets' own."""
     folder = Path(dataset)

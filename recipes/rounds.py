@@ -31,6 +31,7 @@ from recipes.guards import RoundHealth, violations
 from recipes.round_adapter import FOLDER as ADAPTER
 from recipes.round_adapter import RoundAdapter
 from recipes.settings import difference
+from recipes.validation import FILE as VALIDATION
 
 if TYPE_CHECKING:
     from recipes.workbench import Workbench
@@ -246,7 +247,7 @@ def save_round(
 
     Args:
         output: the run's folder.
-        bench: its model holds `state`.
+        bench: its model holds `state`, and it has the rows behind the choice of alpha.
         state: the fp32 weights of the round.
         reference: those the round started from.
         metrics: for ``metrics.json``; what a smaller saved type kept of the step is added.
@@ -273,6 +274,7 @@ def save_round(
             write_text(folder / "extrapolation.json", json.dumps(moved, indent=1, sort_keys=True) + "\n")
         if adapter is not None:
             adapter.save(folder / ADAPTER, str(bench.settings.model.model_name_or_path))
+        bench.validated.save(folder / VALIDATION)
         write_text(folder / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
 
     if script.save_dtype != "float32" and not last:

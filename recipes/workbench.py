@@ -26,7 +26,7 @@ from eval.results import Results
 from eval.runner import BenchmarkItem, FramesCache, MediaIndex, evaluate, greedy, load_benchmark
 from recipes.alpha import search_alpha
 from recipes.checkpoints import last_step
-from recipes.data import dataset_fingerprint, load_held_out, load_preferences
+from recipes.data import dataset_fingerprint, held_out_ids, load_held_out, load_preferences
 from recipes.extrapolate import State, extrapolate, snapshot
 from recipes.guards import GuardLimits, RoundHealth, health
 from recipes.on_policy.builder import BuiltPairs, OnPolicySettings, PairBuilder
@@ -34,6 +34,7 @@ from recipes.progress import Log, ProgressLines, StopAtLimits, step_logs
 from recipes.remembering import RememberingChat
 from recipes.round_adapter import RoundAdapter
 from recipes.settings import Settings
+from recipes.validation import ValidationRows
 from recipes.video.score import PreferenceScore, preference_score
 from recipes.video.sharding import gathered_state, wants_sharding
 from recipes.video_dpo import (
@@ -89,6 +90,7 @@ class Workbench:
         self.references = ReferenceStore(training.reference_cache or Path(training.output_dir) / "references")
         self.features = FeatureStore(training.feature_cache, int(training.feature_cache_gb * (1 << 30)))
         self.replies: list = []  # of the last evaluation
+        self.validated = ValidationRows()  # behind the last choice on validation
         self._builders: dict[tuple | None, PairBuilder] = {}
         self.adapter = RoundAdapter()  # of the last training, with LoRA
         self._noted: set[str] = set()
@@ -206,6 +208,7 @@ class Workbench:
             split, at = self.settings.script.validation_split, [math.nan]
             replies: dict[float, list] = {}
             scores: dict[float, PreferenceScore] = {}
+            self.validated = ValidationRows()
 
             def move(alpha: float) -> None:
                 if at[0] != alpha:
@@ -215,13 +218,15 @@ class Workbench:
             def preference(alpha: float) -> tuple[float, float]:
                 move(alpha)
                 scores[alpha] = self.held_out_score()
+                self.validated.add_margins(alpha, held_out_ids(self.held_out), scores[alpha].margins)
                 return scores[alpha].accuracy, scores[alpha].margin
 
             def answer(alpha: float) -> float:
                 move(alpha)
-                accuracy = self.evaluate(split, name).accuracy.mean
+                results = self.evaluate(split, name)
+                self.validated.add_answers(alpha, results.rows)
                 replies[alpha] = self.replies
-                return accuracy
+                return results.accuracy.mean
 
             keep = self.settings.script.judged_alphas
             ranked = preference if keep is not None and keep + 1 < len(alphas) and self.held_out is not None else None
@@ -237,6 +242,13 @@ class Workbench:
             "validation_accuracy": choice.accuracy,
             "health": measured.as_dict(),
         }
+
+    def validate(self, name: str) -> float:
+        """Accuracy on validation of the model as it is now; its rows are in `validated`."""
+        results = self.evaluate(self.settings.script.validation_split, name)
+        self.validated = ValidationRows()
+        self.validated.add_answers(0.0, results.rows)
+        return results.accuracy.mean
 
     def base_metrics(self) -> dict:
         """What rounds are compared with, measured once: the base's ``{validation_accuracy, health}``."""

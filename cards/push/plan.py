@@ -17,6 +17,7 @@ from cards.push.extras import EVAL_RESULTS, EVAL_YAML, TRAINING_ARGS, eval_resul
 from cards.run_folder import ADAPTER, Run
 from cards.stage_log import fingerprint, read_json
 from dataset_builder.errors import KitError
+from recipes.validation import FILE as VALIDATION
 
 WEIGHTS = ("both", "merged", "adapter")
 CARD, LICENSE = "README.md", "LICENSE"
@@ -24,7 +25,7 @@ DATASET_REPO = "dataset_repo"  # key of run.json: the dataset is on the Hub alre
 EVALUATOR = "evaluator"  # folder in the run folder, and ending of the repo's name
 BASE_TAG = "base"
 # Row-level results, from which every figure of the model card can be computed again.
-RESULTS = ("results/*.json", f"results/{EVALUATOR}/*.json", "results/gold/*.jsonl")
+RESULTS = ("results/*.json", f"results/{EVALUATOR}/*.json", "results/gold/*.jsonl", "results/validation/*.json")
 _TITLE = 60  # characters: the Hub's limit for a collection
 
 
@@ -261,6 +262,9 @@ def _model_repo(
     more |= {EVAL_RESULTS: found} if (found := eval_results(run, ids["dataset"], data_version)) is not None else {}
     more[TRAINING_ARGS] = training_args(run, ids["dataset"], base)
     more["arms.json"] = without_paths(run.folder / "arms.json", run)
+    for each in run.arms:  # the rows behind every choice on validation
+        for path in sorted((run.folder / "arms" / each).glob(f"round-*/{VALIDATION}")):
+            more[f"results/validation/{each}-{path.parent.name}.json"] = path
     for pattern in RESULTS:
         for path in sorted(run.folder.glob(pattern)):
             more[str(path.relative_to(run.folder))] = without_paths(path, run, base)

@@ -1,13 +1,15 @@
-"""What training wrote down, in a model's card: no released row can confirm it, so it is compared with the log alone.
+"""What training chose and wrote down, in a model's card.
 
-``arms.json`` and ``training_args.yaml`` hold what was asked for and what was logged, ``extrapolation.json`` what the
-last round's extrapolation measured. A number that differs from them is wrong; one that does not is named as not
+Choices on validation are computed again from ``results/validation/ARM-round-N.json``, which hold every answer with its
+verdict and every held-out pair with its margin. The rest no released row can confirm, so it is compared with the log
+alone: ``arms.json`` and ``training_args.yaml`` hold what was asked for and what was logged, ``extrapolation.json`` what
+the last round's extrapolation measured. A number that differs from them is wrong; one that does not is named as not
 checkable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import yaml
@@ -16,6 +18,7 @@ from cards.stage_log import read_json
 from cards.text import alphas, count, number, rate, share, short
 from cards.verify.checks import Checks
 from cards.verify.page import Page, Span, Table
+from recipes.validation import accuracy_at, preference_accuracy_at
 
 LOGGED = "logged while training; no row of the release holds it"
 WEIGHTS = "computed from weights while training; no row of the release holds it"
@@ -50,6 +53,13 @@ class Log:
         self.moved = read_json(folder / "extrapolation.json", {})
         adapter = read_json(folder / "adapter" / "adapter_config.json") or read_json(folder / "adapter_config.json")
         self.adapter = adapter if adapter and adapter.get("peft_type") else None
+        self.rows = folder / "results" / "validation"
+        self.name = arm
+
+    def validation(self, arm: str, number: int) -> dict:
+        """The rows behind the choice of a round of an arm; empty where they are not released."""
+        name = f"{arm}-round-{number}.json" if number else f"{arm}.json"
+        return read_json(self.rows / name, {})
 
 
 def check_training(checks: Checks, folder: Path, arm: str) -> None:
@@ -96,8 +106,11 @@ def _rounds(checks: Checks, log: Log) -> None:
     for place in range(len(table.rows) if table else 0):
         each = log.rounds[place] if place < len(log.rounds) else {}
         texts = {head: form(each[key]) for head, (key, form) in forms.items() if each.get(key) is not None}
+        if content := log.validation(log.name, place + 1):
+            texts["validation accuracy"] = share(accuracy_at(content, each.get("alpha") or 0.0))
         rows.append({"round": str(place + 1), **texts})
-    _compare(checks, table, rows, "rounds", LOGGED)
+    held = {"validation accuracy"} if rows and all(log.validation(log.name, n + 1) for n in range(len(rows))) else set()
+    _compare(checks, table, rows, "rounds", LOGGED, held)
 
 
 def _curves(checks: Checks, log: Log) -> None:
@@ -114,15 +127,20 @@ def _curves(checks: Checks, log: Log) -> None:
     rows = []
     for place in range(len(table.rows)):
         texts = {"round": str(place + 1)}
+        content = log.validation(log.name, place + 1)
         for point in (curves[place] or []) if place < len(curves) else []:
+            if content:
+                again = {"accuracy": accuracy_at, "preference_accuracy": preference_accuracy_at}
+                point = {"alpha": point["alpha"], **{key: at(content, point["alpha"]) for key, at in again.items()}}
             bold = "**" if place < len(chosen) and point["alpha"] == chosen[place] else ""
             judged = "–" if point.get("accuracy") is None else share(point["accuracy"])
             pairs = point.get("preference_accuracy")
             after = "" if pairs is None else f" ({share(pairs)})"
             texts[f"alpha {short(point['alpha'])}"] = f"{bold}{judged}{bold}{after}"
         rows.append(texts)
-    why = "verdicts on validation questions and log-probs of held-out pairs are not kept row by row"
-    _compare(checks, table, rows, "alpha curve", why)
+    why = "verdicts on validation questions and log-probs of held-out pairs were not kept row by row"
+    kept = rows and all(log.validation(log.name, place + 1) for place in range(len(rows)))
+    _compare(checks, table, rows, "alpha curve", why, {head.text for head in table.head[1:]} if kept else ())
 
 
 def _arms(checks: Checks, log: Log) -> None:
@@ -136,11 +154,20 @@ def _arms(checks: Checks, log: Log) -> None:
         "distance": ("distance", lambda value: number(value, 2)),
     }
     table = checks.page.table("arm", "steps")
-    rows = []
+    rows, held = [], {"validation"}
     for cells in table.rows if table else []:
-        arm = log.arms.get(cells[0].text.strip("*"))
-        rows.append({} if arm is None else {head: form(arm.get(key)) for head, (key, form) in forms.items()})
-    _compare(checks, table, rows, "what each arm took", LOGGED)
+        name = cells[0].text.strip("*")
+        arm = log.arms.get(name)
+        texts = {} if arm is None else {head: form(arm.get(key)) for head, (key, form) in forms.items()}
+        steps = (arm or {}).get("alpha") or []
+        # The base has rows of its own; an arm that kept no round is the base.
+        content = log.validation(name, len(steps) or (0 if name == "base" else 1))
+        if content:
+            texts["validation"] = share(accuracy_at(content, steps[-1] if steps else 0.0))
+        elif arm is not None and arm.get("validation_accuracy") is not None:
+            held = set()
+        rows.append(texts)
+    _compare(checks, table, rows, "what each arm took", LOGGED, held)
 
 
 def _modules(checks: Checks, log: Log) -> None:
@@ -195,8 +222,15 @@ def _said(value, form) -> str | None:
     return None if value is None else form(value)
 
 
-def _compare(checks: Checks, table: Table | None, rows: Sequence[dict[str, str]], name: str, why: str) -> None:
-    """Compare a table with the log, cell by cell, and name its columns as not checkable.
+def _compare(
+    checks: Checks,
+    table: Table | None,
+    rows: Sequence[dict[str, str]],
+    name: str,
+    why: str,
+    held: Collection[str] = (),
+) -> None:
+    """Compare a table cell by cell with released rows or the log, and name the latter's columns as not checkable.
 
     Args:
         checks: of the card.
@@ -204,6 +238,7 @@ def _compare(checks: Checks, table: Table | None, rows: Sequence[dict[str, str]]
         rows: how the cells read as they were logged, by the beginning of their heads; what was not logged is missing.
         name: of the table.
         why: no row can confirm it.
+        held: heads of the columns that released rows gave.
     """
     if table is None:
         return
@@ -211,9 +246,11 @@ def _compare(checks: Checks, table: Table | None, rows: Sequence[dict[str, str]]
     for cells, texts in zip(table.rows, rows):
         page.claim(*cells)
         for head, cell in zip(table.head, cells):
-            if texts.get(head.text) and cell.text != texts[head.text]:
+            if texts.get(head.text) and (head.text in held or cell.text != texts[head.text]):
                 checks.text(f"{name}: {head.text}, {cells[0].text}", cell, texts[head.text])
     for place, head in enumerate(table.head[1:], 1):
+        if head.text in held:
+            continue
         shown = [row[place].text for row in table.rows if place < len(row)]
         if any(letter.isdigit() for cell in shown for letter in cell):
             checks.unchecked(f"{name}: {head.text}", f"{len(shown)} rows", why)

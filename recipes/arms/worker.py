@@ -16,6 +16,7 @@ from dataset_builder.errors import KitError
 from eval.results import read_json, write_text
 from recipes.arms.specs import SFT_WEIGHT, Arm, parse_arms
 from recipes.settings import Settings
+from recipes.validation import FILE as VALIDATION
 
 if TYPE_CHECKING:
     from recipes.rounds import Plan
@@ -275,12 +276,12 @@ class Worker:
         metrics = {"round": 1, "steps": self.job.steps, **metrics}
         metrics.setdefault("distance", distance(snapshot(bench.model), bench.theta_base))
         if "validation_accuracy" not in metrics:
-            split = self.job.settings.script.validation_split
-            metrics["validation_accuracy"] = bench.evaluate(split, folder.name).accuracy.mean
+            metrics["validation_accuracy"] = bench.validate(folder.name)
             metrics["health"] = bench.measure_health(bench.replies, likelihoods=False).as_dict()
 
         def write(partial: Path) -> None:
             save_checkpoint(bench.model, bench.processor, partial)
+            bench.validated.save(partial / VALIDATION)
             write_text(partial / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
 
         place(folder, write)
@@ -304,7 +305,8 @@ class Worker:
         shutil.rmtree(folder, ignore_errors=True)
         if arm.scheme == "base":
             bench.load(bench.theta_base)
-            record["validation_accuracy"] = bench.evaluate(script.validation_split, arm.name).accuracy.mean
+            record["validation_accuracy"] = bench.validate(arm.name)
+            bench.validated.save(job.output / "results" / "validation" / f"{arm.name}.json")
         elif arm.scheme == "dpo_expo":
             searched = arm.sibling("dpo")
             best = job.chosen(searched)

@@ -23,11 +23,13 @@ class PreferenceScore:
         accuracy: share of pairs whose chosen answer is likelier than the rejected one, 0–1.
         margin: mean log-probability of chosen minus rejected, nats a sequence.
         chosen_logp: mean log-probability of chosen answers, nats a sequence.
+        margins: [N] of every pair, in their order.
     """
 
     accuracy: float
     margin: float
     chosen_logp: float
+    margins: tuple[float, ...] = ()
 
 
 @torch.no_grad()
@@ -69,4 +71,5 @@ def preference_score(model, encoder: ClipEncoder, rows: Sequence[dict], batch_si
     """Accuracy, margin and chosen log-probability of :func:`pair_log_probs`."""
     logps = pair_log_probs(model, encoder, rows, batch_size).double()
     margins = logps[:, 0] - logps[:, 1]
-    return PreferenceScore(float((margins > 0).double().mean()), float(margins.mean()), float(logps[:, 0].mean()))
+    accuracy = float((margins > 0).double().mean())
+    return PreferenceScore(accuracy, float(margins.mean()), float(logps[:, 0].mean()), tuple(margins.tolist()))

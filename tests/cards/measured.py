@@ -34,6 +34,7 @@ def measure(folder: Path) -> Path:
     for arm, found in truth.items():
         found.save(folder / "results" / f"{arm}.json")
     write_json(folder / "arms.json", table(run, truth))
+    validation(folder)
     write_json(
         folder / "arms" / ".work" / "job.json",
         {"argv": ["--model_name_or_path", str(folder / "models" / "base"), "--beta", "0.1"], "config": CONFIG},
@@ -108,6 +109,48 @@ def table(run: Run, truth: dict) -> dict:
         for arm, test, p in zip(names, tests, holm([test.p for test in tests])):
             made["arms"][arm] |= {f"diff_vs_{other}": test.difference, f"p_vs_{other}": p}
     return {**made, "draws": DRAWS, "test_clips": VIDEOS, "test_questions": VIDEOS * QUESTIONS}
+
+
+def validation(folder: Path) -> None:
+    """The rows behind every choice on validation, and the figures that they give."""
+    from recipes.validation import FILE, ValidationRows, accuracy_at, preference_accuracy_at
+
+    def rows(name: str, alphas: dict[float, tuple[bool, bool]], path: Path) -> dict:
+        kept, rng = ValidationRows(), random.Random(name)
+        for alpha, (judged, scored) in alphas.items():
+            if judged:
+                said = [(f"d{n:02d}", f"d{n // 2}", int(rng.random() < ARMS[name] - 0.1 * alpha)) for n in range(47)]
+                kept.add_answers(
+                    alpha,
+                    [
+                        {"question_id": q, "video_id": v, "response": "red" if right else "blue", "correct": right}
+                        for q, v, right in said
+                    ],
+                )
+            if scored:
+                margins = [rng.random() - 0.3 for _ in range(31)]
+                kept.add_margins(alpha, [f"d{n:02d}" for n in range(31)], margins)
+        kept.save(path)
+        return json.loads(path.read_text())
+
+    made = json.loads((folder / "arms.json").read_text())
+    for name, arm in made["arms"].items():
+        own = folder / "results" / "validation" / "base.json"
+        own = own if name == "base" else folder / "arms" / name / "round-1" / FILE
+        content, chosen = rows(name, {0.0: (True, False)}, own), 0.0
+        for number, curve in enumerate(arm["alpha_curves"], 1):
+            place = folder / "arms" / name / f"round-{number}"
+            asked = {p["alpha"]: (p["accuracy"] is not None, p["preference_accuracy"] is not None) for p in curve}
+            content = rows(name, asked, place / FILE)
+            for point in curve:
+                point["accuracy"] = accuracy_at(content, point["alpha"])
+                point["preference_accuracy"] = preference_accuracy_at(content, point["alpha"])
+            chosen = arm["alpha"][number - 1]
+            metrics = json.loads((place / "metrics.json").read_text())
+            metrics |= {"alpha_curve": curve, "validation_accuracy": accuracy_at(content, chosen)}
+            write_json(place / "metrics.json", metrics)
+        arm["validation_accuracy"] = accuracy_at(content, chosen)
+    write_json(folder / "arms.json", made)
 
 
 def _evaluator(folder: Path, arm: str, truth: dict) -> None:

@@ -136,7 +136,7 @@ def test_arm_names_come_from_the_config_or_its_recipe(tmp_path, monkeypatch):
     assert config(recipe="arm_names: [dpo, iter+sft]\n").arm_names() == ["base", "dpo", "iter+sft"]
     chosen = config("  arm_names: [iter_on_policy+visual]\n", recipe="arm_names: [dpo]\n")
     assert chosen.arm_names() == ["base", "iter_on_policy+visual"]
-    assert "iter_on_policy+visual: round-N folders" in plan(chosen)
+    assert "iter_on_policy+visual; round-N folders" in plan(chosen)
     with pytest.raises(KitError, match=r"release\.yaml: training: arm_names: 'dpo\+more' is not an arm"):
         config("  arm_names: [dpo+more]\n")
     with pytest.raises(KitError, match=r"recipe\.yaml: arm_names: expected a list"):

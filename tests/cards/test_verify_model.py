@@ -64,7 +64,13 @@ def test_an_untouched_model_verifies(repos):
         "headline: this model, `verifier`, put right with labels by people",
     } <= named
     open_ones = {check.name: check.why for check in checks if check.state == UNCHECKED}
-    assert "not kept row by row" in open_ones["alpha curve: alpha 0.25"] and "no row" in open_ones["rounds: distance"]
+    assert "no row" in open_ones["rounds: distance"]
+    assert {
+        "alpha curve: alpha 0.25, 2",
+        "rounds: validation accuracy, 3",
+        "what each arm took: validation, base",
+    } <= named
+    assert not any("validation" in name or "alpha curve" in name for name in open_ones)
     assert not any("evaluator" in name or "judge" in name.replace("judge calls", "") for name in open_ones)
 
 
@@ -121,14 +127,42 @@ def test_a_changed_label_names_the_number(model, kind, named):
     assert number in states(check_folder(model, "model"), DIFFERS)
 
 
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("base", {"what each arm took: validation, base"}),
+        ("dpo-round-1", {"what each arm took: validation, dpo"}),
+        ("iter_w2s-round-2", {"rounds: validation accuracy, 2", "alpha curve: alpha 0.25, 2"}),
+    ],
+)
+def test_a_changed_answer_on_validation_names_the_number(model, file, named):
+    path = model / "results" / "validation" / f"{file}.json"
+    content = json.loads(path.read_text())
+    for kept in content["answers"][0]["by_alpha"].values():
+        kept["correct"] = 1 - kept["correct"]
+    write_json(path, content)
+    checks = check_folder(model, "model")
+    assert exit_code(checks) == 5 and named <= states(checks, DIFFERS)
+
+
+def test_a_changed_margin_names_the_number(model):
+    path = model / "results" / "validation" / "iter_w2s-round-1.json"
+    content = json.loads(path.read_text())
+    content["pairs"][0]["margin"]["1.0"] *= -1
+    write_json(path, content)
+    assert states(check_folder(model, "model"), DIFFERS) == {"alpha curve: alpha 1, 1"}
+
+
 def test_figures_without_rows_are_named_as_such(model, capsys):
     for path in (model / "results" / "evaluator").glob("*.json"):
         path.unlink()
     shutil.rmtree(model / "results" / "gold")
+    shutil.rmtree(model / "results" / "validation")
     checks = check_folder(model, "model")
     why = {check.name: check.why for check in checks if check.state == UNCHECKED}
     assert why["the judge without frames"] == "without_frames.json is not released"
     assert "results/gold/labels.jsonl is not released" in why["debiased by people, iter_w2s"]
+    assert "not kept row by row" in why["alpha curve: alpha 0.25"] and "what each arm took: validation" in why
     assert not states(checks, UNCOVERED)
 
 
@@ -136,7 +170,6 @@ def test_what_training_logged_is_compared_with_the_log(model):
     card = (model / "README.md").read_text()
     for old, new, named in (
         ("| 2 | 15 | 48 |", "| 2 | 15 | 49 |", "rounds: pairs, 2"),
-        ("**66.0 %** (66.5 %)", "**66.0 %** (66.6 %)", "alpha curve: alpha 0.25, 2"),
         ("| 1,000 | 3.00 |", "| 1,000 | 3.01 |", "how far modules moved: norm before, `model.layers.*.q_proj`"),
         ("has cosine 0.9876", "has cosine 0.9877", "cosine of the saved step"),
         ("| gradient accumulation | 2 |", "| gradient accumulation | 4 |", "setting: gradient accumulation"),

