@@ -14,6 +14,7 @@ import yaml
 from cards.arm_notes import arm_context
 from cards.dataset_card import check_card
 from cards.figures import ALT
+from cards.hub_fields import OTHER, hub_license, license_name
 from cards.run_folder import Run
 from cards.stage_log import read_json
 from cards.style import arm_of
@@ -155,8 +156,8 @@ def base_facts(run: Run) -> dict[str, Any]:
 
     Returns:
         ``id`` and ``revision`` (of the Hub; else ``name`` of the folder and ``content``, a hash over its files),
-        ``license`` (as its own card says; None where it says nothing), ``model_type`` and ``architecture`` (of the
-        released configuration), ``made_here`` (the run itself trained it).
+        ``license`` and ``license_link`` (as its own card says; None where it says nothing), ``model_type`` and
+        ``architecture`` (of the released configuration), ``made_here`` (the run itself trained it).
     """
     known = recorded(run).get("base") or ""
     words = read_json(run.folder / "arms" / ".work" / "job.json", {}).get("argv") or []
@@ -172,20 +173,47 @@ def base_facts(run: Run) -> dict[str, Any]:
         "revision": known.rsplit("@", 1)[1] if hub else None,
         "name": place.name if not hub and (given or folder.is_dir()) else None,
         "content": known if known and not hub else None,
-        "license": _license(place),
+        **_license(place),
         "model_type": config.get("model_type"),
         "architecture": next(iter(config.get("architectures") or []), None),
         "made_here": not hub and "base" in run.measured("models").get("models", {}),
     }
 
 
-def _license(folder: Path) -> str | None:
-    """What the card in a checkpoint's folder says."""
+def _license(folder: Path) -> dict[str, str | None]:
+    """What the card in a checkpoint's folder says; ``license`` is the name that stands beside ``license: other``."""
     from cards.push.copies import split_card
 
     card = folder / "README.md"
-    said = split_card(card.read_text(encoding="utf-8", errors="replace"))[0].get("license") if card.is_file() else None
-    return said if isinstance(said, str) else None
+    data = split_card(card.read_text(encoding="utf-8", errors="replace"))[0] if card.is_file() else {}
+    said = data.get("license")
+    said = said[0] if isinstance(said, list) and len(said) == 1 else said
+    if said == OTHER:
+        said = data.get("license_name") or said
+    link = data.get("license_link")
+    link = link if isinstance(link, str) and re.fullmatch(r"https?://\S+", link) else None  # a file stays behind
+    return {"license": said if isinstance(said, str) else None, "license_link": link}
+
+
+def license_fields(base: dict[str, Any], own: bool) -> dict[str, str]:
+    """The fields of a model's card on its licence: that of its base.
+
+    Args:
+        base: see :func:`base_facts`.
+        own: whether the kit made the base, whose licence it has where nothing else is said.
+
+    Returns:
+        ``license``; with ``other`` also ``license_name``, and ``license_link`` where there is an address.
+    """
+    said, link = base["license"], base["license_link"]
+    if said is None and own:
+        return {"license": "apache-2.0"}
+    if said is None:
+        link = f"https://huggingface.co/{base['id']}" if base["id"] else None
+        return {"license": OTHER, "license_name": "as-its-base", **({"license_link": link} if link else {})}
+    if (word := hub_license([said])) != OTHER:
+        return {"license": word}
+    return {"license": OTHER, "license_name": license_name([said]), **({"license_link": link} if link else {})}
 
 
 def training_command(run: Run) -> str | None:
@@ -242,11 +270,8 @@ def card_data(run: Run, name: str) -> str:
                 metric_value=metric,
             )
         ]
-    license = base["license"] or ("apache-2.0" if base["made_here"] or _is_toy(run) else "other")
-    named = {"license_name": "as-its-base", "license_link": f"https://huggingface.co/{base['id']}"}
     data = ModelCardData(
-        license=license,
-        **(named if license == "other" and base["id"] else {}),
+        **license_fields(base, base["made_here"] or _is_toy(run)),
         language=["en"],
         library_name="transformers",
         pipeline_tag="video-text-to-text",

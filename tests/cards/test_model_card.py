@@ -156,6 +156,39 @@ def test_a_base_of_the_hub_is_named_with_its_revision_and_its_licence_is_not_gue
     assert "cards/configs/demo.yaml" not in body
 
 
+@pytest.mark.parametrize(
+    ("card", "fields"),
+    [
+        ("license: llama3.2", {"license": "llama3.2"}),
+        ("license: Apache-2.0", {"license": "apache-2.0"}),
+        ("license: [mit]", {"license": "mit"}),
+        ("license: tongyi-qianwen", {"license": "other", "license_name": "tongyi-qianwen"}),
+        (
+            "license: other\nlicense_name: qwen-research\nlicense_link: https://example.org/LICENSE",
+            {"license": "other", "license_name": "qwen-research", "license_link": "https://example.org/LICENSE"},
+        ),
+        (
+            "license: other\nlicense_name: Own Terms\nlicense_link: LICENSE",
+            {"license": "other", "license_name": "own-terms"},
+        ),
+        ("license: other", {"license": "other", "license_name": "other"}),
+        ("tags: [video]", {"license": "other", "license_name": "as-its-base"}),
+    ],
+)
+def test_the_licence_of_a_base_in_a_folder_is_taken_over_as_the_hub_writes_it(own_run, monkeypatch, card, fields):
+    base = own_run.parent / "base"
+    base.mkdir()
+    (base / "README.md").write_text(f"---\n{card}\n---\ntext\n")
+    write_json(
+        own_run / "arms" / ".work" / "job.json",
+        {"argv": ["--model_name_or_path", str(base)], "config": {"base": "0" * 16}},
+    )
+    (own_run / "measurements" / "models.json").unlink()
+    monkeypatch.setattr("cards.model_card._is_toy", lambda run: False)
+    data, _ = split_card(render_model_card(own_run))
+    assert {key: value for key, value in data.items() if key.startswith("license")} == fields
+
+
 def test_the_command_names_no_folder_of_this_machine(own_run, tmp_path):
     elsewhere = tmp_path / "secret place" / "checkpoint"
     judge = json.dumps({"kind": "visual", "model": str(own_run / "models" / "verifier")})
