@@ -21,6 +21,7 @@ OTHER = "other"
 _LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LICENSE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_LONG_LANGUAGE = re.compile(r"[a-z]{3}")  # ISO 639-2 and 639-3: thousands, of which no list is kept here
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 # How ``datasets`` spells a column: its name, and one of these.
 _FEATURE_KINDS = ("dtype", "list", "struct", "sequence")
@@ -52,8 +53,8 @@ def problems(data: Mapping[str, Any], kind: str) -> Iterator[str]:
     """One line for each field that is not as the Hub documents it; see :func:`check_fields`."""
     yield from _license(data)
     for value in _listed(data.get("language")):
-        if value not in known()["languages"]:
-            yield f"'language' has '{value}', which is no ISO 639-1 code (two small letters, as in 'en')"
+        if value not in known()["languages"] and not (isinstance(value, str) and _LONG_LANGUAGE.fullmatch(value)):
+            yield f"'language' has '{value}', which is no ISO 639 code (two or three small letters, as in 'en')"
     if kind == "dataset":
         yield from _words(data, "task_categories", "tasks")
         yield from _words(data, "size_categories", "size_categories")

@@ -35,7 +35,8 @@ PLANTED = [
     ("dataset", {"license": "other"}, "wants a 'license_name'"),
     ("dataset", {"license": "other", "license_name": "Two Words"}, "wants a 'license_name'"),
     ("dataset", {"license_link": "see there"}, "'license_link' is 'see there'"),
-    ("dataset", {"language": ["en", "english"]}, "'language' has 'english', which is no ISO 639-1 code"),
+    ("dataset", {"language": ["en", "english"]}, "'language' has 'english', which is no ISO 639 code"),
+    ("dataset", {"language": ["zh-Hant"]}, "'language' has 'zh-Hant', which is no ISO 639 code"),
     ("dataset", {"language": [False]}, "'language' has 'False'"),  # YAML 1.1 reads a bare `no` so
     ("dataset", {"task_categories": ["video-qa"]}, "'task_categories' has 'video-qa', which the Hub does not know"),
     ("dataset", {"task_categories": "video-text-to-text"}, "'task_categories' is no list"),
@@ -88,6 +89,10 @@ def test_rendering_refuses_what_somebody_wrote_into_the_card(own_run):
     readme.write_text(readme.read_text().replace("---\n", "---\nlicense: free-for-all\n", 1))
     with pytest.raises(KitError, match="'license' is 'free-for-all', which is no licence id of the Hub"):
         render_dataset_card(readme.parent, own_run)
+
+
+def test_languages_of_two_and_three_letters_are_known():
+    assert not list(problems({"license": "mit", "language": ["en", "no", "yue", "fil", "multilingual"]}, "dataset"))
 
 
 def test_licences_that_the_hub_does_not_know_become_other_with_a_name():
