@@ -18,6 +18,7 @@ from cards.dataset_stats import (
     reference_judge,
     self_judged,
     sources,
+    truth_readers,
 )
 from cards.figures import ALT
 from cards.hub_fields import OTHER, check_fields, hub_license, license_name
@@ -89,7 +90,7 @@ def render_dataset_card(dataset_folder: str | Path, run: Run | str | Path) -> st
             asked=zoo_prompts(run.provenance),
             judges=run.judges,
             prompts=judge_prompts(run.provenance),
-            sees_truth=reference_judge(run.provenance, [judge["name"] for judge in run.judges]) is not None,
+            truth_readers=truth_readers(run.provenance, [judge["name"] for judge in run.judges]),
             failed=sum(judge["errors"] for judge in run.judges),
             rule=run.provenance.get("pairs") or {},
             min_margin=find_setting(run.provenance, "min_margin"),

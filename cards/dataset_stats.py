@@ -25,21 +25,37 @@ SHOWN_PAIRS = 10  # pairs of judges that are compared, at most: five judges have
 
 
 def reference_judge(provenance: Mapping, names: Iterable[str]) -> str | None:
-    """Name of the judge that reads the true answers: by ``provenance.json``, else by its name; None without one.
+    """Name of the judge that compares with the true answers: by its kind, where ``provenance.json`` names the judges,
+    else by its name; None without one.
+
+    Args:
+        provenance: of the dataset.
+        names: of the judges in the rows.
+    """
+    kinds = {judge["name"]: judge.get("kind") for judge in provenance.get("judges") or []}
+    of_kind = [name for name, kind in kinds.items() if kind == "reference"]
+    names = list(names)
+    by_name = [name for name in names if name not in kinds and name.startswith("reference")]
+    return next((name for name in (*of_kind, *by_name) if name in names), None)
+
+
+def truth_readers(provenance: Mapping, names: Iterable[str]) -> list[str]:
+    """Names of the judges that are given the true answers: the reference judge, and those whose prompt has a place
+    for them.
 
     Args:
         provenance: of the dataset.
         names: of the judges in the rows.
     """
     names = list(names)
-    of_kind = [j["name"] for j in provenance.get("judges") or [] if j.get("kind") == "reference"]
-    return next(
-        (name for name in (*of_kind, *names) if name in names and (name in of_kind or _is_reference(name))), None
-    )
-
-
-def _is_reference(name: str) -> bool:
-    return name.startswith("reference")
+    compares = reference_judge(provenance, names)
+    prompted = {
+        judge["name"]
+        for judge in provenance.get("judges") or []
+        for settings in (judge.get("settings") or {}).values()
+        if any("{reference" in text for text in (settings or {}).values() if isinstance(text, str))
+    }
+    return [name for name in names if name == compares or name in prompted]
 
 
 def judge_agreement(answers: Sequence[Row]) -> list[dict]:
@@ -160,23 +176,27 @@ def self_judged(answers: Sequence[Row]) -> list[dict]:
     """Judges that are a member of the zoo, told by equal revisions, and how they score themselves.
 
     Returns:
-        ``judge, member, revision``, and mean values (0–1) of that judge and of all others, for the member's answers
-        and for those of the rest: ``own, rest, others_own, others_rest``; None where there is nothing.
+        ``judge, member`` (one model under several names is all of them), ``revision``, and mean values (0–1) of that
+        judge and of all others, for the member's answers and for those of the rest: ``own, rest, others_own,
+        others_rest``; None where there is nothing.
     """
-    members = {row["model_revision"]: row["model"] for row in answers if row.get("model_revision")}
+    members: dict[str, set[str]] = defaultdict(set)
+    for row in answers:
+        if row.get("model_revision"):
+            members[row["model_revision"]].add(row["model"])
     judges = {(s["judge"], s["judge_revision"]) for row in answers for s in row["scores"] or []}
     same = sorted((judge, revision) for judge, revision in judges if revision in members)
     found = []
     for judge, revision in same:
         parts: dict[str, list[float]] = defaultdict(list)
         for row in answers:
-            own = row["model"] == members[revision]
+            own = row["model"] in members[revision]
             for name, value in judge_values(row["scores"] or []).items():
                 if value is not None:
                     side = "own" if own else "rest"
                     parts[side if name == judge else f"others_{side}"].append(value)
         means = {key: _mean(parts[key]) for key in ("own", "rest", "others_own", "others_rest")}
-        found.append({"judge": judge, "member": members[revision], "revision": revision, **means})
+        found.append({"judge": judge, "member": ", ".join(sorted(members[revision])), "revision": revision, **means})
     return found
 
 

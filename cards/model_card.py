@@ -13,6 +13,7 @@ import yaml
 
 from cards.arm_notes import arm_context
 from cards.dataset_card import check_card
+from cards.dataset_stats import truth_readers
 from cards.figures import ALT
 from cards.hub_fields import OTHER, hub_license, license_name
 from cards.run_folder import Run
@@ -107,7 +108,7 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
             types=sorted({row["question_type"] for row in run.questions if row.get("question_type")}),
             choosers=[judge["name"] for judge in run.judges],
             toy=_is_toy(run),
-            sees_truth=any(judge["name"].startswith("reference") for judge in run.judges),
+            sees_truth=bool(truth_readers(run.provenance, [judge["name"] for judge in run.judges])),
             figures=figures,
         )
     )

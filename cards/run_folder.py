@@ -226,11 +226,14 @@ class Run:
 
     @cached_property
     def zoo(self) -> list[dict]:
-        """One row per member: revision, answers, mean score, how often chosen and rejected, share of pairs it won."""
-        answers, scores, revision = Counter(), defaultdict(list), {}
+        """One row per member: revisions, answers, mean score, how often chosen and rejected, share of pairs it won.
+
+        An endpoint may serve another revision in the middle of a build: all of them are named.
+        """
+        answers, scores, revisions = Counter(), defaultdict(list), defaultdict(set)
         for row in self.responses:
             answers[row["model"]] += 1
-            revision[row["model"]] = row.get("model_revision")
+            revisions[row["model"]].update(filter(None, [row.get("model_revision")]))
             if row.get("score") is not None:
                 scores[row["model"]].append(row["score"])
         chosen = Counter(pair["model_chosen"] for pair in self.pairs)
@@ -241,7 +244,7 @@ class Run:
             table.append(
                 {
                     "name": name,
-                    "revision": revision[name],
+                    "revisions": sorted(revisions[name]),
                     "answers": answers[name],
                     "score": sum(own) / len(own) if own else None,
                     "chosen": chosen[name],

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cards.arm_notes import arm_context
 from cards.dataset_card import find_setting, margin_summary
+from cards.dataset_stats import truth_readers
 from cards.figures import ALT
 from cards.model_card import accuracy_by_type
 from cards.report.drawing import Drawing, draw, page_data
@@ -88,7 +89,7 @@ def render_report(run: Run, most_pairs: int = MOST_PAIRS, clip_bytes: int = CLIP
             **browser_context(run, drawing, clip_bytes),
             **arm_context(run),
             toy="toy" in {(row.get("source") or "").split("-")[0] for row in run.questions},
-            sees_truth=any(judge["name"].startswith("reference") for judge in run.judges),
+            truth_readers=truth_readers(run.provenance, [judge["name"] for judge in run.judges]),
         )
     )
 

@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from cards.dataset_stats import reference_judge
 from cards.text import NOT_MEASURED, count, number, share, short
 from cards.verify.agreement import check_rows
 from cards.verify.checks import Check, Checks
@@ -226,8 +227,7 @@ def _control(checks: Checks, rows: Rows) -> None:
         return
     from dataset_builder.control import measure
 
-    judges = [j["name"] for j in rows.provenance.get("judges", []) if j.get("kind") == "reference"]
-    judge = next(iter(judges), next((name for name in rows.judges() if name.startswith("reference")), None))
+    judge = reference_judge(rows.provenance, rows.judges())
     side = None
     if judge is not None:
         train = {row[0] for row in rows.all("SELECT question_id FROM questions WHERE split = 'train'")}

@@ -123,7 +123,7 @@ def check_agreement(checks: Checks, rows: Rows) -> None:
         checks.number(f"Spearman of {label.text}", cells[3], pair.get("rho"), two)
     own = {(entry["judge"], entry["member"]): entry for entry in stats.self_judged(rows.answers)}
     form = (
-        r"Judge (.+?) is the model of member (.+?) \(`\w+`\)\. It gives that member's answers (.+?) on average and"
+        r"Judge (.+?) is the model of member (.+?) \(`[^`]+`\)\. It gives that member's answers (.+?) on average and"
         r" those of the others (.+?); the other judges give them (.+?) and (.+?)\.$"
     )
     said = list(re.finditer(form.replace(" ", r"\s+"), page.body, re.MULTILINE))

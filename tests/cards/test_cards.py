@@ -47,7 +47,7 @@ def test_dataset_card_numbers_are_the_datasets(made_run):
     assert f"{len(run.pairs):,} preference pairs over 72 questions about 24 clips" in text
     assert "| `responses` | 192 | 48 | 48 |" in text
     for member in run.zoo:
-        assert f"| {member['name']} | `{member['revision']}` | 72 |" in text
+        assert f"| {member['name']} | `{member['revisions'][0]}` | 72 |" in text
     for reason, number in run.drops.items():
         words = {"test_split": "test questions, kept for the benchmark by design"}
         assert f"| {words.get(reason, reason.replace('_', ' '))} | {number} |" in text
