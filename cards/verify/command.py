@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from cards.verify.checks import Check, as_text, exit_code
 from dataset_builder.errors import KitError
 
@@ -48,18 +50,23 @@ def check_folder(folder: Path, kind: str, dataset: str | None = None) -> list[Ch
         folder: a copy of the repo.
         kind: ``dataset``, ``model`` or ``evaluator``.
         dataset: repo id or folder of the dataset that a model was trained on.
+
+    Raises:
+        KitError: there is no card, or a file beside it is missing or not as the kit writes it.
     """
-    if kind == "dataset":
-        from cards.verify.dataset import verify_dataset
-
-        return verify_dataset(folder)
-    if kind == "evaluator":
-        from cards.verify.evaluator import verify_evaluator
-
-        return verify_evaluator(folder)
+    from cards.verify.dataset import verify_dataset
+    from cards.verify.evaluator import verify_evaluator
     from cards.verify.model import verify_model
 
-    return verify_model(folder, fetch(dataset, None, "dataset") if dataset else None)
+    data = fetch(dataset, None, "dataset") if dataset else None
+    try:
+        if kind == "dataset":
+            return verify_dataset(folder)
+        return verify_evaluator(folder) if kind == "evaluator" else verify_model(folder, data)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, yaml.YAMLError) as error:
+        # whatever a stranger's copy holds instead of what was released
+        said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise KitError(f"{folder}: its files are not as the kit writes them ({said}); download the repo anew") from None
 
 
 def fetch(repo: str, revision: str | None, kind: str | None) -> Path:

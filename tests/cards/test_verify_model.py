@@ -38,6 +38,24 @@ def evaluator(repos, tmp_path):
     return shutil.copytree(repos / "evaluator", tmp_path / "evaluator")
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("arms.json", "[]"),
+        ("extrapolation.json", "[1]"),
+        ("training_args.yaml", "rounds: [1"),
+        (".eval_results/other.yaml", "[1]"),
+        ("results/iter_w2s.json", '{"rows": []}'),
+    ],
+)
+def test_a_file_that_holds_something_else_is_one_clear_line(model, file, text, capsys):
+    (model / file).parent.mkdir(exist_ok=True)
+    (model / file).write_text(text)
+    assert main(["verify", str(model), "--kind", "model"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "its files are not as the kit writes them" in said and said.count("\n") == 0
+
+
 def states(checks, state) -> set[str]:
     return {check.name for check in checks if check.state == state}
 
