@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cards.push.plan import DATASET_REPO
 from cards.release_config import EvaluatorConfig, ReleaseConfig
-from cards.stage_log import StageLog, read_json, write_json
+from cards.stage_log import StageLog, own_sources, read_json, write_json
 from dataset_builder.errors import KitError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def test_rounds(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
         The content of ``arms.json``.
 
     Raises:
-        KitError: the rounds are of another configuration, or none was kept.
+        KitError: the rounds are of another configuration, or none was kept; or the folder holds arms that were trained.
     """
     from recipes.arms.specs import parse_arm
     from recipes.arms.table import write_table
@@ -138,7 +138,14 @@ def test_rounds(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
     from recipes.rounds import SUMMARY, run_rounds
     from recipes.workbench import Workbench
 
-    output, bench = Path(settings.training.output_dir), Workbench(settings, say)
+    output = Path(settings.training.output_dir)
+    mark = output / "arms" / ".work" / "tested.json"
+    if (output / "arms").is_dir() and not mark.is_file():
+        raise KitError(
+            f"{output / 'arms'}: holds arms of --arms true, which testing rounds would replace; give the words that "
+            "they were trained with, --arms true among them"
+        )
+    bench = Workbench(settings, say)
     rounds = run_rounds(bench, plan_of(settings), output)  # refuses other words; trains what is missing
     summary = read_json(output / SUMMARY)
     if not rounds:
@@ -147,9 +154,10 @@ def test_rounds(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
     job = Job(replace(settings, script=replace(settings.script, arm_names=[arm.name])), output)
     identity = json.loads(json.dumps(job.identity(), default=str))
     tested = {"config": identity, "rounds": summary["fingerprint"]}
-    if read_json(job.work / "tested.json") == tested and (output / "arms.json").is_file():
+    if read_json(mark) == tested and (output / "arms.json").is_file():
         return read_json(output / "arms.json")
     shutil.rmtree(output / "arms", ignore_errors=True)
+    write_json(mark, {})  # what lies in arms/ from here on was put there by this function
     last = output / "arms" / arm.name / f"round-{len(rounds)}"
     for number in range(1, len(rounds) + 1):
         source = output / f"round-{number}"
@@ -174,7 +182,7 @@ def test_rounds(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
         say(f"{name}: tested")
     table = write_table(output, settings, job)
     write_json(job.work / "job.json", {"argv": settings.argv, "config": identity})
-    write_json(job.work / "tested.json", tested)
+    write_json(mark, tested)
     return table
 
 
@@ -203,8 +211,8 @@ def model_card(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
                 shutil.copyfile(picture, folder / "figures" / picture.name)
         return {"cards": [str(folder / "README.md")]}
 
-    outputs = [folder / "README.md"]
-    return log.run("cards", [config.name], outputs, body, lambda m: ", ".join(m["cards"]), doing="writing the card")
+    inputs, outputs = [config.name, own_sources()], [folder / "README.md"]
+    return log.run("cards", inputs, outputs, body, lambda m: ", ".join(m["cards"]), doing="writing the card")
 
 
 def _link(source: str, target: str) -> None:

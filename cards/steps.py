@@ -15,6 +15,7 @@ from cards.release_config import ReleaseConfig
 from cards.run_folder import Run, choose_release_arm
 from cards.stage_log import StageLog, own_sources, progress_lines, read_json, write_json
 from cards.text import share
+from dataset_builder.errors import KitError
 
 
 def world(config: ReleaseConfig, log: StageLog) -> dict:
@@ -162,7 +163,7 @@ def run_file(config: ReleaseConfig) -> Run:
 
 def evaluator(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
     """Judge base and released arm by the judge that is released, and write that judge's folder."""
-    from cards.evaluating import FOLDER, headline, measure_evaluator
+    from cards.evaluating import FOLDER, SIMULATED, headline, measure_evaluator
 
     folder, spec, known = run.folder / FOLDER, config.judge(), config.world is not None
     license = config.evaluator.license if config.evaluator is not None else "apache-2.0"
@@ -171,7 +172,7 @@ def evaluator(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
         media = None if known else config.media
         return measure_evaluator(run, spec, truth_known=known, media=media, license=license)
 
-    owns = [folder, run.folder / "results" / FOLDER]
+    owns = [folder, run.folder / "results" / FOLDER, run.folder / SIMULATED]
     doing = f"judging the released model by {spec.get('name') or spec['kind']}, the judge that is released"
     outputs = [folder / "config.json"]
     return log.run("evaluator", [spec, license], outputs, body, lambda m: headline(m, folder), owns, doing)
@@ -183,7 +184,10 @@ def gold(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
 
     judged = run.folder / "results" / FOLDER
     labels = run.folder / "results" / "gold" / "labels.jsonl"
+    if any(Path(name).resolve() == labels.resolve() for name in config.gold):
+        raise KitError(f"{labels}: is written by the release; keep your gold labels in a file elsewhere")
     there = [Path(name) for name in config.gold if Path(name).is_file()]
+    absent = [name for name in config.gold if not Path(name).is_file()]
     kept = [hashlib.sha256(path.read_bytes()).hexdigest() for path in there]
 
     def body() -> dict:
@@ -194,11 +198,12 @@ def gold(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
     def headline(m: dict) -> str:
         if not m:
             return (
-                f"not measured: {', '.join(config.gold)} is not there (python -m eval label "
+                f"not measured: {', '.join(absent)} is not there (python -m eval label "
                 f"{judged / f'{run.release_arm}.json'} --dataset {run.dataset} collects labels; then release again)"
             )
         said = [f"{arm} {share(e['mean'])} ({share(e['low'])} to {share(e['high'])})" for arm, e in m["arms"].items()]
-        return f"debiased by labels on {m['videos']:,} videos: {', '.join(said)}"
+        missing = f"; {', '.join(absent)} is not there" if absent else ""
+        return f"debiased by labels on {m['videos']:,} videos: {', '.join(said) or 'no arm has enough'}{missing}"
 
     outputs = [labels] if there else []
     return log.run("gold", [sorted(kept)], outputs, body, headline, [labels], "debiasing by gold labels")

@@ -24,8 +24,9 @@ CARD, LICENSE = "README.md", "LICENSE"
 DATASET_REPO = "dataset_repo"  # key of run.json: the dataset is on the Hub already, under this id
 EVALUATOR = "evaluator"  # folder in the run folder, and ending of the repo's name
 BASE_TAG = "base"
+GOLD = ("results/gold/labels.jsonl", "results/gold/simulated.jsonl")  # without names; what else lies there stays
 # Row-level results, from which every figure of the model card can be computed again.
-RESULTS = ("results/*.json", f"results/{EVALUATOR}/*.json", "results/gold/*.jsonl", "results/validation/*.json")
+RESULTS = ("results/*.json", f"results/{EVALUATOR}/*.json", *GOLD, "results/validation/*.json")
 _TITLE = 60  # characters: the Hub's limit for a collection
 
 

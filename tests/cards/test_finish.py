@@ -13,6 +13,7 @@ import pytest
 from cards.__main__ import main
 from cards.finish import arm_name
 from cards.push.plan import Options, make_plan
+from dataset_builder.errors import KitError
 from tests.cards.pushing import ROOT, push
 from tests.hub import Client, LoopbackHub
 
@@ -95,3 +96,30 @@ def test_a_lora_run_alone_is_finished_pushed_and_verified(finished, tmp_path):
         with Client(hub.environment(tmp_path / "other")) as stranger:
             code = "from cards.__main__ import main; main(['verify', 'tester/mine', '--dataset', 'tester/mmaip-v'])"
             assert stranger.run(code) == 0
+
+
+def test_arms_that_were_trained_are_not_replaced_by_a_test_of_rounds(tmp_path, capsys):
+    """The words of an arms run without ``--arms true`` would train rounds, then put them in the arms' place."""
+    output = tmp_path / "run"
+    (output / "arms" / ".work").mkdir(parents=True)
+    (output / "arms" / ".work" / "job.json").write_text("{}")
+    (output / "arms.json").write_text("{}")
+    words = ["--model_name_or_path", str(tmp_path), "--dataset_name", str(tmp_path), "--output_dir", str(output)]
+    assert main(["finish", "--config", str(ROOT / "recipes/configs/toy.yaml"), *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "holds arms" in line and "--arms true" in line
+    assert (output / "arms" / ".work" / "job.json").is_file() and not (output / "rounds.json").exists()
+
+
+def test_gold_labels_are_not_taken_from_where_they_are_written(tmp_path):
+    from cards import steps
+    from cards.release_config import EvaluatorConfig, ReleaseConfig
+
+    evaluator = EvaluatorConfig({"kind": "reference"}, ["{run}/results/gold/labels.jsonl"])
+    config = ReleaseConfig({}, {}, evaluator=evaluator, run_dir=str(tmp_path))
+    kept = tmp_path / "results" / "gold" / "labels.jsonl"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine\n")
+    with pytest.raises(KitError, match="keep your gold labels in a file elsewhere"):
+        steps.gold(config, None, SimpleNamespace(folder=tmp_path))
+    assert kept.read_text() == "mine\n"

@@ -188,6 +188,15 @@ def test_videos_that_may_not_be_passed_on_are_refused(run, no_search, column, va
     assert "clip.mp4: is a video beside the rows" in found(run)[0]
 
 
+def test_only_gold_labels_without_names_are_planned(run):
+    place = run / "results" / "gold"
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ("mine", "labels"):
+        (place / f"{name}.jsonl").write_text("{}\n")
+    files = make_plan(run, Options("tester")).repo("model").final.files
+    assert "results/gold/labels.jsonl" in files and "results/gold/mine.jsonl" not in files
+
+
 def test_cards_are_complete(run, no_search):
     card = run / TRAINED / "round-3" / "README.md"
     good = card.read_text()
