@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cards.dataset_videos import clips_of, may_be_shown
+from cards.dataset_videos import clips_of, why_not_passed_on
 from cards.run_folder import Run
 from cards.text import NOT_MEASURED
 from dataset_builder.errors import KitError
@@ -108,7 +108,7 @@ def draw_strips(run: Run, folder: Path) -> list[str]:
     allowed = set()
     for pair in pairs:
         row = about.get(pair["question_id"], {})
-        if may_be_shown(run.provenance, row.get("source"), row.get("license")):
+        if why_not_passed_on(run.provenance, row.get("source"), row.get("license")) is None:
             allowed.add(pair["question_id"])
     clips = dict(clips_of(run.dataset, allowed)) if allowed else {}
     drawn = []

@@ -1,11 +1,16 @@
-"""The videos in a dataset's rows: which are there, and which of them a card may show frames of."""
+"""The videos in a dataset's rows: which are there, and which of them may be passed on."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 CONFIGS = ("preferences", "benchmark")  # those whose rows can hold a video
+# Licences under which anybody may pass on copies, by the Hub's ids; others need `redistribute: true` in the build.
+OPEN = re.compile(
+    r"cc0-1\.0|cc-by(-sa|-nc|-nd|-nc-sa|-nc-nd)?-\d\.\d|apache-2\.0|mit|bsd.*|pddl|odc-by|cc|unlicense|0bsd"
+)
 
 
 def videos_held(folder: Path) -> dict[str, bool]:
@@ -37,29 +42,32 @@ def videos_held(folder: Path) -> dict[str, bool]:
     return found
 
 
-def may_be_shown(provenance: Mapping, source: str | None, license: str | None) -> bool:
-    """Whether frames of a video may stand on a card: only where the video itself may be passed on.
+def why_not_passed_on(provenance: Mapping, source: str | None, license: str | None) -> str | None:
+    """Why a video may not be passed on, nor frames of it stand on a card; None when it may.
 
     That a row holds the video is not enough: somebody may have put in own copies (``dataset_builder attach``), whatever
-    their licence. So the licence has to be an open one, or the build's source has to say ``redistribute: true``; a set
-    that is known to forbid it, an unknown licence and a dataset of ids only are never shown.
+    their licence. So the licence has to be an open one, or every source of the build that the row may come from has to
+    say ``redistribute: true``; a set that is known to forbid it, an unknown licence and a dataset of ids only never do.
 
     Args:
         provenance: of the dataset.
         source: the row's.
         license: the row's.
     """
-    from cards.push.checks import OPEN
     from dataset_builder.sources.licenses import UNKNOWN, find_set
 
     known = find_set(source or "")
-    if (known is not None and not known.redistribute) or not license or license.casefold() == UNKNOWN:
-        return False
+    if known is not None and not known.redistribute:
+        return f"{known.name}: {known.videos}"
+    if not license or license.casefold() == UNKNOWN:
+        return "no licence is known"
     if provenance.get("ids_only"):
-        return False
+        return "provenance.json says ids_only"
     sources = provenance.get("sources") or []
     named = [each for each in sources if each.get("source") == source] or sources
-    return bool(OPEN.fullmatch(license.casefold())) or (bool(named) and all(each.get("redistribute") for each in named))
+    if OPEN.fullmatch(license.casefold()) or (named and all(each.get("redistribute") for each in named)):
+        return None
+    return "it is no open licence, and its source in provenance.json has no redistribute: true"
 
 
 def clips_of(folder: Path, question_ids: set[str]) -> Iterator[tuple[str, bytes]]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cards.dataset_videos import why_not_passed_on
 from cards.push.copies import split_card
 from cards.push.leaks import SHOWN, Leaks
 from cards.push.plan import CARD, Plan, PlannedFile, RepoPlan
@@ -23,10 +24,6 @@ FILES, ENTRIES = 100_000, 10_000  # in a repo, in a folder
 README_LIMIT = 10 * 10**6  # bytes; above it a card is a large object, which the Hub does not render
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy")
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif", ".m4v", ".mpg", ".mpeg")
-# Licences under which anybody may pass on copies, by the Hub's ids; others need `redistribute: true` in the build.
-OPEN = re.compile(
-    r"cc0-1\.0|cc-by(-sa|-nc|-nd|-nc-sa|-nc-nd)?-\d\.\d|apache-2\.0|mit|bsd.*|pddl|odc-by|cc|unlicense|0bsd"
-)
 # What a template leaves behind: outside of code, where braces mean something else, and anywhere.
 LEFTOVERS = re.compile(
     r"\{\{|\}\}|\{%|%\}|\[More Information Needed\]|\bTODO\b|\bFIXME\b|\bUndefined\b|(?i:lorem ipsum)"
@@ -201,7 +198,7 @@ def _embedded_videos(plan: Plan) -> Iterator[str]:
     for path, file in plan.repo("dataset").final.files.items():
         if path.endswith(".parquet") and isinstance(file.source, Path):
             for source, license in _embedded(file.source):
-                if (reason := _may_not(plan.run, source, license)) is not None:
+                if (reason := why_not_passed_on(plan.run.provenance, source, license)) is not None:
                     refused[(path, source, license, reason)] += 1
     for (path, source, license, reason), rows in sorted(refused.items(), key=str):
         yield (
@@ -234,26 +231,6 @@ def _embedded(path: Path) -> Iterator[tuple[str | None, str | None]]:
         for row, holds in zip(rows, held, strict=True):
             if holds:
                 yield row.get("source"), row.get("license")
-
-
-def _may_not(run: Run, source: str | None, license: str | None) -> str | None:
-    """Why a video may not be passed on; None when it may."""
-    from dataset_builder.sources.licenses import UNKNOWN, find_set
-
-    known = find_set(source or "")
-    if known is not None and not known.redistribute:
-        return f"{known.name}: {known.videos}"
-    if not license or license.casefold() == UNKNOWN:
-        return "no licence is known"
-    if run.provenance.get("ids_only"):
-        return "provenance.json says ids_only"
-    if OPEN.fullmatch(license.casefold()):
-        return None
-    sources = run.provenance.get("sources") or []
-    named = [each for each in sources if each.get("source") == source] or sources
-    if any(each.get("redistribute") for each in named):
-        return None
-    return "it is no open licence, and no source in provenance.json has redistribute: true"
 
 
 def _dataset(plan: Plan) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pytest
 from cards import dataset_stats as stats
 from cards.dataset_card import DATASET_FIGURES, fence, render_dataset_card
 from cards.dataset_samples import NAMES, draw, draw_strips, shown
-from cards.dataset_videos import may_be_shown, videos_held
+from cards.dataset_videos import videos_held, why_not_passed_on
 from cards.figures import draw_all
 from cards.run_folder import Run
 from cards.stage_log import write_json
@@ -162,7 +162,7 @@ def test_strips_of_an_earlier_run_are_removed(own_run):
     ],
 )
 def test_frames_are_shown_only_where_the_video_may_be_passed_on(source, license, provenance, may):
-    assert may_be_shown(provenance, source, license) is may
+    assert (why_not_passed_on(provenance, source, license) is None) is may
 
 
 def test_samples_show_question_answers_and_every_score(mixed, card):
