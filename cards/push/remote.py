@@ -165,8 +165,12 @@ class Remote:
             reply = get_session().post(f"{self.endpoint}/api/validate-yaml", json=body, headers=build_hf_headers())
             try:
                 hf_raise_for_status(reply)
-            except BadRequestError:
-                return [str(each.get("message")) for each in reply.json().get("errors", [])]
+            except BadRequestError as error:
+                try:
+                    told = [str(each.get("message")) for each in reply.json().get("errors", [])]
+                except (ValueError, AttributeError):
+                    told = []
+                return told or [str(error).splitlines()[0]]  # a refusal without reasons is none the less one
             except HfHubHTTPError as error:
                 if error.response is not None and error.response.status_code in (404, 405, 501):
                     return None  # not every Hub has it

@@ -166,6 +166,9 @@ def test_a_card_that_the_hub_refuses_is_told_before_anything_is_sent(finished, t
         assert done.code == 2 and hub.repos() == [] and set(hub.counts()["uploads"]) == set()
         (line,) = done.err.strip().splitlines()
         assert "model tester/demo: README.md: the Hub refuses its YAML block" in line and "license" in line
+        hub.plan(Fault("status", on=["validate-yaml"], status=400, times=1))  # without a list of errors
+        done = push(finished, hub, tmp_path / "home")
+        assert done.code == 2 and hub.repos() == [] and "the Hub refuses its YAML block: " in done.err, done.err
         hub.plan(Fault("status", on=["validate-yaml"], status=404, times=3))
         done = push(finished, hub, tmp_path / "home")
         assert done.code == 0 and f"not verified: {hub.endpoint} has no check of cards" in done.out, done.err
