@@ -107,7 +107,7 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
             gold=run.measured("gold"),
             types=sorted({row["question_type"] for row in run.questions if row.get("question_type")}),
             choosers=[judge["name"] for judge in run.judges],
-            toy=_is_toy(run),
+            toy=run.toy,
             sees_truth=bool(truth_readers(run.provenance, [judge["name"] for judge in run.judges])),
             figures=figures,
         )
@@ -115,11 +115,6 @@ def render_model_card(run: Run | str | Path, name: str | None = None) -> str:
     text = f"---\n{card_data(run, name)}---\n{body}"
     check_card(text, "model")
     return text
-
-
-def _is_toy(run: Run) -> bool:
-    """Whether the questions are about the kit's synthetic world."""
-    return "toy" in {(row.get("source") or "").split("-")[0] for row in run.questions}
 
 
 def hub_name(base: str | None) -> str | None:
@@ -272,7 +267,7 @@ def card_data(run: Run, name: str) -> str:
             )
         ]
     data = ModelCardData(
-        **license_fields(base, base["made_here"] or _is_toy(run)),
+        **license_fields(base, base["made_here"] or run.toy),
         language=["en"],
         library_name="transformers",
         pipeline_tag="video-text-to-text",

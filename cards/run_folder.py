@@ -59,6 +59,16 @@ class Run:
         """``selection.json`` of the dataset."""
         return read_json(self.dataset / "selection.json", {})
 
+    @property
+    def toy(self) -> bool:
+        """Whether the questions are about the kit's synthetic world."""
+        return "toy" in {(row.get("source") or "").split("-")[0] for row in self.questions}
+
+    @property
+    def imported(self) -> bool:
+        """Whether the pairs came ready-made: nobody sampled or judged an answer for this dataset."""
+        return "preferences" in {source.get("kind") for source in self.provenance.get("sources") or []}
+
     # --- training -----------------------------------------------------------------------------------------------
 
     @cached_property

@@ -79,6 +79,10 @@ def model_card(
         body = body.replace('from_pretrained("BASE")', f'from_pretrained("{base}")')
     if adapter_only:
         body = body.replace(', subfolder="adapter"', "")
+        body = body.replace("Each round is a complete checkpoint.", "This repo holds the adapter of each round alone.")
+        body = body.replace(
+            "These rounds also hold the LoRA adapter that they trained (`adapter/`)", "Each is the LoRA"
+        )
     front = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n{body}".encode()
 

@@ -81,6 +81,7 @@ def render_report(run: Run, most_pairs: int = MOST_PAIRS, clip_bytes: int = CLIP
             judges=run.judges,
             split_rows=run.split_rows,
             margin=margin_summary(run.pairs),
+            rule=run.provenance.get("pairs") or {},
             min_margin=find_setting(run.provenance, "min_margin"),
             fingerprint=run.info.get("dataset_fingerprint"),
             figures=figures,
@@ -88,7 +89,7 @@ def render_report(run: Run, most_pairs: int = MOST_PAIRS, clip_bytes: int = CLIP
             spec=arm_of(arm or "base"),
             **browser_context(run, drawing, clip_bytes),
             **arm_context(run),
-            toy="toy" in {(row.get("source") or "").split("-")[0] for row in run.questions},
+            toy=run.toy,
             truth_readers=truth_readers(run.provenance, [judge["name"] for judge in run.judges]),
         )
     )

@@ -208,3 +208,25 @@ def test_the_model_card_shows_what_the_evaluator_says_and_whether_it_judges_itse
     del said["debiased"]
     write_json(own_run / "measurements" / "evaluator.json", measured)
     assert "Self-judged" not in render_model_card(own_run) and "not measured |" in render_model_card(own_run)
+
+
+def test_sentences_about_ready_made_pairs_and_real_videos(own_run, monkeypatch):
+    """What holds for the toy world and for pairs of the kit's own making is not said of others."""
+    from cards.report import render_report
+
+    provenance = Run(own_run).dataset / "provenance.json"
+    change(provenance, lambda p: p["pairs"].update(select="all"))
+    assert "All pairs of answers that pass the rules, at least 0.1 apart" in render_report(Run(own_run))
+    change(provenance, lambda p: p.update(sources=[{"kind": "preferences", "source": "theirs"}]))
+    monkeypatch.setattr(Run, "toy", False)
+    report, model = render_report(Run(own_run)), " ".join(render_model_card(own_run).split())
+    assert "The pairs came ready-made" in report and "apart; equal scores" not in report
+    assert "what they prefer an answer for, their source has to say" in model
+    for untrue in ("answers fits the video better", "in English", "same world", "Nobody has tuned"):
+        assert untrue not in model, untrue
+    readme = Run(own_run).dataset / "README.md"
+    card = render_dataset_card(readme.parent, Run(own_run))
+    assert "the card is tagged English because" in card and "`margin` are the source's, on its own scale." in card
+    readme.write_text(readme.read_text().replace("---\n", "---\nlanguage: [yue]\n", 1))
+    again = render_dataset_card(readme.parent, Run(own_run))
+    assert "as the card's owner tagged it; the language of questions" in again and "tagged English" not in again

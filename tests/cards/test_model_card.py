@@ -184,7 +184,7 @@ def test_the_licence_of_a_base_in_a_folder_is_taken_over_as_the_hub_writes_it(ow
         {"argv": ["--model_name_or_path", str(base)], "config": {"base": "0" * 16}},
     )
     (own_run / "measurements" / "models.json").unlink()
-    monkeypatch.setattr("cards.model_card._is_toy", lambda run: False)
+    monkeypatch.setattr(Run, "toy", False)
     data, _ = split_card(render_model_card(own_run))
     assert {key: value for key, value in data.items() if key.startswith("license")} == fields
 
@@ -213,3 +213,7 @@ def test_the_pushed_card_names_the_dataset_at_its_tag(measured):
     assert "PATH_OR_REPO" not in card and yaml.safe_load(card.split("---\n")[1])["datasets"] == ["me/mmaip-v"]
     without = model_card(path, ids, "mmaip-v", None, False, None).decode()
     assert f"Preference pairs of {place} (fingerprint" in without
+    for alone in (False, True):  # of LoRA: what the repo holds is what the card says
+        said = model_card(path, ids, "mmaip-v", "me/base", alone, None).decode()
+        assert ("Each round is a complete checkpoint." in said) is not alone
+        assert ("holds the adapter of each round alone" in said) is alone
