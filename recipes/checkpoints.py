@@ -52,6 +52,19 @@ def last_step(folder: Path | None) -> str | None:
     return str(found[max(found)]) if found else None
 
 
+class NoFurtherStep:
+    """For a Trainer: one that goes on from a checkpoint of its last step makes no other.
+
+    The Trainer's loop looks whether it has reached the end only after a step.
+    """
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+
 def _retyped(config: Any, dtype: str) -> Any:
     """A configuration with every ``dtype`` in it replaced."""
     if not isinstance(config, dict):

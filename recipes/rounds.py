@@ -334,5 +334,5 @@ def _log_time(output: Path, number: int, seconds: float) -> None:
     """Times are kept apart from everything that is compared."""
     path = output / "run_log.json"
     log = read_json(path) if path.exists() else {"rounds": []}
-    log["rounds"].append({"round": number, "seconds": round(seconds, 3)})
+    log.setdefault("rounds", []).append({"round": number, "seconds": round(seconds, 3)})
     write_text(path, json.dumps(log, indent=1) + "\n")

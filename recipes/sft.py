@@ -89,7 +89,7 @@ def train(
     )
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
-    metrics = trainer.train(resume_from_checkpoint=last).metrics
+    metrics = {**trainer.train(resume_from_checkpoint=last).metrics, "train_loss": trainer.mean_loss}
     model.eval()
     return metrics
 

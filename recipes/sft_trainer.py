@@ -14,14 +14,14 @@ import torch
 from transformers import Trainer
 
 from dataset_builder.errors import KitError
-from recipes.checkpoints import last_step
+from recipes.checkpoints import NoFurtherStep, last_step
 from recipes.settings import INCIDENTAL, difference
 
 DRAWS = "draws-{rank}.json"  # in a checkpoint: where a process's collator was
 OWN = "sft.json"  # in a work folder: what its checkpoints are of
 
 
-class SFTTrainer(Trainer):
+class SFTTrainer(NoFurtherStep, Trainer):
     """transformers' Trainer on `recipes.sft_data.SFTCollator`, stopped and resumed without a trace.
 
     The Trainer restores the order of clips; which questions of a clip are asked, and in which order, is drawn by the
@@ -31,19 +31,26 @@ class SFTTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._batches = 0
+        self._batches, self._loss = 0, 0.0
         self.data_collator.remember(2 * self.args.gradient_accumulation_steps + 8)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """As the Trainer's, counted."""
         self._batches += 1
-        return super().training_step(*args, **kwargs)
+        loss = super().training_step(*args, **kwargs)
+        self._loss = self._loss + loss.detach()
+        return loss
+
+    @property
+    def mean_loss(self) -> float:
+        """Loss over all steps; the Trainer's `train_loss` is over those since the last stop."""
+        return float(self._loss) / max(self.state.global_step, 1)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # before the trainer's state, by which a checkpoint is complete
         state = self.data_collator.state_after(self._batches)
         path = Path(output_dir, DRAWS.format(rank=self.args.process_index))
-        path.write_text(json.dumps({"batches": self._batches, "state": state}) + "\n")
+        path.write_text(json.dumps({"batches": self._batches, "loss": float(self._loss), "state": state}) + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         """Weights the way any checkpoint is loaded (see `VideoDPOTrainer._load_from_checkpoint`), and the draws."""
@@ -53,7 +60,7 @@ class SFTTrainer(Trainer):
             saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype="float32", use_safetensors=True)
             (self.model if model is None else model).load_state_dict(saved.state_dict())
         kept = json.loads(Path(resume_from_checkpoint, DRAWS.format(rank=self.args.process_index)).read_text())
-        self._batches = kept["batches"]
+        self._batches, self._loss = kept["batches"], kept["loss"]
         if kept["state"] is not None:
             self.data_collator.go_on(self._batches, kept["state"])
 
@@ -100,7 +107,7 @@ def settings_identity(script, training, base: str, clips: list) -> dict[str, Any
     rows = [[_name(c.video), [[t.question, t.answer, t.weight] for t in c.turns]] for c in clips]
     digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
     fields = {key: value for key, value in training.to_dict().items() if not key.startswith(INCIDENTAL)}
-    return {**vars(script), **fields, "base": base, "clips": digest}
+    return {**vars(script), **fields, "world_size": training.world_size, "base": base, "clips": digest}
 
 
 def _name(video: Any) -> str:

@@ -229,39 +229,41 @@ def main(argv: list[str] | None = None) -> None:
     main_process = training.process_index == 0
     say = functools.partial(print, flush=True) if main_process else (lambda line: None)
     say(f"{answers} scored answers about {len(data)} clips ({without} rows without a score)")
-    identity = settings_identity(script, training, loaded.revision, data)
+    output, identity = Path(training.output_dir), settings_identity(script, training, loaded.revision, data)
     with resumable(training, identity, say) as last:
         lines = ProgressLines(say, "evaluator")
         # One verdict a sequence: packed, a judge listens to its own earlier verdicts instead of looking.
         metrics = train(model, processor, data, training, script.num_frames, False, None, (lines,), last)
-    if not main_process:
-        return
-    held, _ = examples(script.dataset, "validation", *aim)
-    chat = LocalChatModel(model, processor, "evaluator", "training", str(model.device))
-    record = {
-        "from": loaded.revision,
-        "dataset": Path(script.dataset).name,
-        "target": {"judge": script.judge or "aggregate", "criterion": script.criterion, "threshold": script.threshold},
-        "answers": answers,
-        "clips": len(data),
-        "steps": training.max_steps,
-        "train_loss": metrics["train_loss"],
-        "num_frames": script.num_frames,
-        "validation": measure(chat, held, videos_of(script.dataset, "validation", script.media), script.num_frames),
-    }
+        if not main_process:
+            return
+        held, _ = examples(script.dataset, "validation", *aim)
+        chat = LocalChatModel(model, processor, "evaluator", "training", str(model.device))
+        record = {
+            "from": loaded.revision,
+            "dataset": Path(script.dataset).name,
+            "target": {
+                "judge": script.judge or "aggregate",
+                "criterion": script.criterion,
+                "threshold": script.threshold,
+            },
+            "answers": answers,
+            "clips": len(data),
+            "steps": training.max_steps,
+            "train_loss": metrics["train_loss"],
+            "num_frames": script.num_frames,
+            "validation": measure(chat, held, videos_of(script.dataset, "validation", script.media), script.num_frames),
+        }
 
-    def write(folder: Path) -> None:
-        save_checkpoint(model, processor, folder)
-        (folder / "judge_training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        def write(folder: Path) -> None:
+            save_checkpoint(model, processor, folder)
+            (folder / "judge_training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
-    place(Path(training.output_dir), write)
+        place(output, write)
     held_out = record["validation"]
     said = (
         f"agrees on {held_out['agreement']['mean']:.1%} of {held_out['answers']}" if held_out["answers"] else "has no"
     )
-    print(
-        f"loss {metrics['train_loss']:.3f}; {said} validation answers; checkpoint in {training.output_dir}", flush=True
-    )
+    print(f"loss {metrics['train_loss']:.3f}; {said} validation answers; checkpoint in {output}", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from trl import DPOConfig, DPOTrainer
 
 from dataset_builder.errors import KitError
 from eval.runner import MediaIndex
-from recipes.checkpoints import load_state
+from recipes.checkpoints import NoFurtherStep, load_state
 from recipes.video.check import self_check
 from recipes.video.collate import VideoDPOCollator, VideoSFTCollator
 from recipes.video.encoding import ClipEncoder
@@ -88,7 +88,7 @@ class VideoDPOConfig(DPOConfig):
             raise KitError("trust_remote_code: the kit runs no code from checkpoints")
 
 
-class VideoDPOTrainer(DPOTrainer):
+class VideoDPOTrainer(NoFurtherStep, DPOTrainer):
     """TRL's DPO trainer for conversational preference rows with ``video``, ``videos`` (one) or ``frames``.
 
     Args:

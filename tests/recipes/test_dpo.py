@@ -279,7 +279,7 @@ class TestCommand:
         assert re.match(r"error: row 2: field video: \S+bad.mp4: ", line)
 
     def test_a_stopped_run_goes_on(self, few, capsys, tmp_path, base):
-        saving = {**few, "save_strategy": "steps", "save_steps": 1}
+        saving = {**few, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "constant"}
         dpo.main(words(**saving))
         out, stopped = tmp_path / "out", tmp_path / "stopped"
         whole = result(out)
@@ -294,6 +294,8 @@ class TestCommand:
         dpo.main(words(**{**saving, "output_dir": stopped}))
         assert f"going on at {stopped / 'checkpoint-1'}" in capsys.readouterr().out
         assert result(stopped) == whole
+        dpo.main(words(**{**saving, "output_dir": stopped}))
+        assert result(stopped) == whole, "typed once more, it makes no further step"
 
         # The same folder and another configuration.
         line = self.refused(capsys, words(**{**saving, "learning_rate": 2e-3}))

@@ -91,6 +91,16 @@ def test_the_last_good_round_is_kept(fields, monkeypatch):
     assert sorted(path.name for path in fields["output_dir"].glob("round-*")) == ["round-1"]
 
 
+def test_times_of_other_commands_in_the_folder_are_kept(fields):
+    """`cards finish` and `cards release` keep their clocks in the same file."""
+    log = Path(fields["output_dir"]) / "run_log.json"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"wall_seconds": 1.5, "stages": {}}')
+    run({**fields, "rounds": 1})
+    kept = json.loads(log.read_text())
+    assert kept["wall_seconds"] == 1.5 and [each["round"] for each in kept["rounds"]] == [1]
+
+
 def test_rounds_end_when_nothing_helps(fields):
     summary = run({**fields, "stop_early": True, "learning_rate": 1e-9})
     assert summary["stopped"] == "after round 1: neither training nor extrapolation has helped"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +269,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(world, tmp_path, m
     given = {"questions": tmp_path / "rows.jsonl", "max_steps": 7, "per_device_train_batch_size": 1}
     given |= {"gradient_accumulation_steps": 2, "save_steps": 1, "tiny_arch": "qwen2_vl"}
     main(to_argv(fields(world, tmp_path / "whole", **given)))
+    loss = re.search(r"^loss \d\.\d+;", capsys.readouterr().out, re.MULTILINE)[0]
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_after(patch, step)
         main(to_argv(fields(world, tmp_path / "stopped", **given)))
@@ -276,7 +278,8 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(world, tmp_path, m
         main(to_argv(fields(world, tmp_path / "stopped", **{**given, "learning_rate": 1e-3})))
     capsys.readouterr()
     main(to_argv(fields(world, tmp_path / "stopped", **given)))
-    assert f"going on at {tmp_path}/.stopped-work/checkpoint-{step}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"going on at {tmp_path}/.stopped-work/checkpoint-{step}" in said and f"\n{loss}" in said, "all steps' loss"
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "stopped", "whole"], (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,23 @@ def test_the_recipe_writes_a_judge_and_says_how_it_agrees(released, base, tmp_pa
     assert judge.revision and str(released) not in json.dumps(record)
     with pytest.raises(KitError, match="model_name_or_path is needed"):
         main(["--config", CONFIG, "--dataset", str(released)])
+
+
+def test_checkpoints_stay_until_the_judge_is_there(released, base, tmp_path, monkeypatch, capsys):
+    """A stop while it is measured loses nothing of the training."""
+    import recipes.train_evaluator as recipe
+
+    words = ["--config", CONFIG, "--dataset", str(released), "--model_name_or_path", str(base), "--use_cpu", "true"]
+    words += ["--output_dir", str(tmp_path / "judge"), "--max_steps", "2", "--per_device_train_batch_size", "4"]
+    words += ["--gradient_accumulation_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
+    main(words)
+    whole = (tmp_path / "judge" / "judge_training.json").read_text()
+    shutil.rmtree(tmp_path / "judge")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recipe, "measure", lambda *_: exec("raise KeyboardInterrupt"))
+        main(words)
+    assert (tmp_path / ".judge-work" / "checkpoint-2").is_dir() and not (tmp_path / "judge").exists()
+    main(words)
+    assert f"going on at {tmp_path}/.judge-work/checkpoint-2" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["judge"]
+    assert (tmp_path / "judge" / "judge_training.json").read_text() == whole
