@@ -96,7 +96,8 @@ def margins(run: Run, plt):
     if not values:
         return None
     figure, axis = plt.subplots(figsize=(HALF, 2.7))
-    axis.hist(values, bins=np.linspace(0, 1, 41), color=BLUE, rwidth=0.88)
+    most = max(1.0, float(np.ceil(max(values))))  # ready-made pairs bring scores on scales of their own
+    axis.hist(values, bins=np.linspace(0, most, 41), color=BLUE, rwidth=0.88)
     middle = float(np.median(values))
     axis.axvline(middle, color=INK, linewidth=1.2)
     axis.annotate(
@@ -109,7 +110,7 @@ def margins(run: Run, plt):
         va="bottom",
         fontsize=8.5,
     )
-    axis.set(xlabel="margin = score of chosen − score of rejected", ylabel="pairs", xlim=(-0.01, 1.01))
+    axis.set(xlabel="margin = score of chosen − score of rejected", ylabel="pairs", xlim=(-0.01 * most, 1.01 * most))
     axis.grid(axis="x", visible=False)
     return figure
 

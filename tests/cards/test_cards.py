@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -230,3 +231,14 @@ def test_sentences_about_ready_made_pairs_and_real_videos(own_run, monkeypatch):
     readme.write_text(readme.read_text().replace("---\n", "---\nlanguage: [yue]\n", 1))
     again = render_dataset_card(readme.parent, Run(own_run))
     assert "as the card's owner tagged it; the language of questions" in again and "tagged English" not in again
+
+
+def test_margins_on_a_scale_of_their_own_are_all_in_the_figure():
+    import matplotlib.pyplot as plt
+
+    from cards.figures import margins
+
+    figure = margins(SimpleNamespace(pairs=[{"margin": value} for value in (0.4, 2.0, 9.0)]), plt)
+    (axis,) = figure.axes
+    assert sum(bar.get_height() for bar in axis.patches) == 3 and axis.get_xlim()[1] >= 9
+    plt.close(figure)
