@@ -1,7 +1,8 @@
-"""The release's evaluator: a judge that watches the video, what it says of the released model, and its own folder."""
+"""The release's evaluator: a judge, what it says of the released model, and its own folder."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,16 +35,19 @@ def measure_evaluator(
         license: of the evaluator's repo.
 
     Returns:
-        ``judge`` (its record), and for each arm what the evaluator says: ``accuracy``, ``self_judged``, ``unjudged``;
-        with a known truth also ``error``, ``missed``, ``false_alarms`` and ``debiased``. Of the released arm also
-        ``without_frames`` (the judge is shown no video) and ``blind`` (the model is shown none).
+        ``judge`` (its record), ``sees`` (what it is shown, in words), and for each arm what the evaluator says:
+        ``accuracy``, ``self_judged``, ``unjudged``; with a known truth also ``error``, ``missed``, ``false_alarms`` and
+        ``debiased``. Of the released arm also ``without_frames`` (the judge is shown no video) and ``blind`` (the model
+        is shown none).
     """
     import transformers
 
     from dataset_builder.judges import make_judge, without_frames
     from dataset_builder.models import load_model
+    from dataset_builder.settings import parse_judge
     from eval.evaluator import VQAEvaluator
     from eval.evaluator.agreement import EVALUATOR, JUDGE, TRUTH, WITHOUT_FRAMES, verdict_rows, write_verdicts
+    from eval.evaluator.card import sees
     from eval.rejudge import rejudge
     from eval.results import Results
     from eval.runner import evaluate, load_benchmark
@@ -96,7 +100,8 @@ def measure_evaluator(
     given = folder / "verdicts.parquet" if rows else None
     VQAEvaluator(spec, license=license, verdicts=given).save_pretrained(run.folder / FOLDER)
     record = {key: value for key, value in judged.judge.items() if key != "settings"} if arms else {}
-    return {"judge": record, "arms": arms, "gold_videos": gold}
+    shown = sees(dataclasses.asdict(parse_judge(dict(spec))))
+    return {"judge": record, "sees": shown, "arms": arms, "gold_videos": gold}
 
 
 def simulate_gold(

@@ -101,6 +101,7 @@ def _headline(checks: Checks, truth: Results, judged: Judged, arm: str) -> None:
                         ("shown no frames", lambda: (judged.mean(WITHOUT_FRAMES), f"{WITHOUT_FRAMES}.json")),
                         ("simulated labels", lambda: (judged.debiased(arm, "simulated"), "results/gold")),
                         ("labels by people", lambda: (judged.debiased(arm, "labels"), "results/gold/labels.jsonl")),
+                        ("the released judge", lambda: (judged.mean(arm), f"results/evaluator/{arm}.json")),
                         ("watches the video", lambda: (judged.mean(arm), f"results/evaluator/{arm}.json")),
                     )
                     if words in by.text

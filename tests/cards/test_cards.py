@@ -194,15 +194,18 @@ def estimate(mean: float) -> dict:
 
 def test_the_model_card_shows_what_the_evaluator_says_and_whether_it_judges_itself(own_run):
     plain = render_model_card(own_run)
-    assert "By a judge that watches" not in plain
+    assert "By the released judge" not in plain
     said = {"accuracy": estimate(0.731), "self_judged": "verifier", "unjudged": 3, "error": estimate(0.269)}
     said |= {"missed": 0.264, "false_alarms": None, "debiased": estimate(0.683)}
     said |= {"without_frames": estimate(0.648), "blind": estimate(0.342)}
     judge = {"name": "verifier", "kind": "visual", "fingerprint": "0123456789abcdef"}
-    measured = {"judge": judge, "arms": {"iter_w2s": said}, "gold_videos": 40}
+    sees = "the frames, the question, the answer, and the reference answers if there are any"
+    measured = {"judge": judge, "sees": sees, "arms": {"iter_w2s": said}, "gold_videos": 40}
     write_json(own_run / "measurements" / "evaluator.json", measured)
     card = render_model_card(own_run)
     assert "**Self-judged:** this model also chose the training pairs (judge `verifier`)" in card
+    assert f"It is shown {sees}." in card and "reads no reference" not in card and "which watches" not in card
+    assert "`verifier`, the released judge; **self-judged**" in card
     for figure in ("73.1 %", "26.9 %", "26.4 %", "68.3 %", "64.8 %", "34.2 %", "0123456789abcdef"):
         assert figure in card, figure
     said["self_judged"] = None

@@ -164,6 +164,7 @@ def test_the_whole_road_killed_at_every_stage_and_a_second_version(tmp_path):
         assert [repo.kind for repo in plan.repos] == ["dataset", "model", "evaluator"]
         judged = json.loads((run / "measurements" / "evaluator.json").read_text())
         assert judged["judge"]["name"] == "referee" and set(judged["arms"]) == {"base", plan.run.release_arm}
+        assert judged["sees"].startswith("the frames, the question, the answer")
         assert all(side["unjudged"] == 0 for side in judged["arms"].values())  # clips that the dataset does not hold
         assert plan.run.rows("benchmark", ["video"])[0]["video"] is None
         evaluator = hub.files("tester/own-evaluator")
