@@ -109,6 +109,8 @@ def dataset_folder(name: str, output: Path) -> tuple[Path, str | None]:
 
     link = output / "dataset" / name.rsplit("/", 1)[-1]  # whose name the cards tell, and not that of a snapshot
     link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_dir() and not link.is_symlink():
+        raise KitError(f"{link}: is a folder where the snapshot of {name} is linked to; move it elsewhere")
     link.unlink(missing_ok=True)
     link.symlink_to(fetch(name, None, "dataset").absolute())
     return link, name
@@ -170,6 +172,9 @@ def test_rounds(settings: Settings, say: Callable[[str], None]) -> dict[str, Any
         bench.load(state)
         revision = bench.base_revision if name == "base" else _revision(last)
         bench.evaluate(settings.script.test_split, name, model, revision).save(output / "results" / f"{name}.json")
+        if name == "base":  # rounds keep the rows behind their choices themselves
+            bench.validate(name)
+            bench.validated.save(output / "results" / "validation" / f"{name}.json")
         accuracy = record["validation_accuracy"]
         content = {"validation_accuracy": accuracy, "rounds": record["rounds"], "stopped": None, "lr_search": []}
         content |= {"arm": name, "learning_rate": None, "sampled": 0, "judge_calls": 0}

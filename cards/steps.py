@@ -238,15 +238,14 @@ def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
         if release_folder is not None:
             places.append((release_folder, MODEL_FIGURES, lambda: render_model_card(run, config.name)))
         for folder, names, render in places:
-            text = render()
-            (folder / "figures").mkdir(exist_ok=True)
+            (folder / "README.md").write_text(render(), encoding="utf-8")
+            (folder / "figures").mkdir(exist_ok=True)  # last: `finish` takes it for the sign of a card
             for name in names:
                 made, there = run.folder / "figures" / f"{name}.png", folder / "figures" / f"{name}.png"
                 if made.is_file():
                     shutil.copyfile(made, there)
                 else:  # of an older run: a clip whose frames may no longer be shown, say
                     there.unlink(missing_ok=True)
-            (folder / "README.md").write_text(text, encoding="utf-8")
             written.append(str(folder / "README.md"))
         return {"cards": written}
 

@@ -91,6 +91,9 @@ def test_a_lora_run_alone_is_finished_pushed_and_verified(finished, tmp_path):
         done = push(output, hub, tmp_path / "home", "--base", "tester/base")
         assert done.code == 0, done.err
         files = hub.files("tester/mine")
+        assert {
+            f"results/validation/{name}.json" for name in ("base", "iter_w2s+sft-round-1", "iter_w2s+sft-round-2")
+        } <= {*files}
         assert json.loads(files["adapter/adapter_config.json"])["base_model_name_or_path"] == "tester/base"
         assert str(Path(tmp_path)).encode() not in b"".join(files.values())
         with Client(hub.environment(tmp_path / "other")) as stranger:
