@@ -21,7 +21,6 @@ from eval.stats import Estimate, cluster_mean, krippendorff_alpha
 
 Row = Mapping[str, Any]
 STEPS = 6  # columns of the table of coverage, at most
-SHOWN_PAIRS = 10  # pairs of judges that are compared, at most: five judges have as many
 
 
 def reference_judge(provenance: Mapping, names: Iterable[str]) -> str | None:
@@ -71,7 +70,7 @@ def judge_agreement(answers: Sequence[Row]) -> list[dict]:
     """
     values = [judge_values(row["scores"] or []) for row in answers]
     found = []
-    for a, b in list(combinations(sorted({name for row in values for name in row}), 2))[:SHOWN_PAIRS]:
+    for a, b in combinations(sorted({name for row in values for name in row}), 2):
         both = [n for n, row in enumerate(values) if row.get(a) is not None and row.get(b) is not None]
         if len(both) < 2:
             continue

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cards.arm_notes import arm_context
-from cards.dataset_card import check_card
+from cards.dataset_card import check_card, front_matter
 from cards.dataset_stats import truth_readers
 from cards.figures import ALT
 from cards.hub_fields import OTHER, hub_license, license_name
@@ -268,7 +268,7 @@ def card_data(run: Run, name: str) -> str:
         ]
     data = ModelCardData(
         **license_fields(base, base["made_here"] or run.toy),
-        language=["en"],
+        language=languages(run),
         library_name="transformers",
         pipeline_tag="video-text-to-text",
         tags=["video", "dpo", "rlaif", "trl", "mmaip-v"],
@@ -277,6 +277,13 @@ def card_data(run: Run, name: str) -> str:
         eval_results=results,
     )
     return yaml.safe_dump(data.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def languages(run: Run) -> list[str]:
+    """Codes of the languages that the dataset's card tells; English where it tells none."""
+    readme = run.dataset / "README.md"
+    told = (yaml.safe_load(front_matter(readme)) or {}).get("language") if readme.is_file() else None
+    return [told] if isinstance(told, str) else list(told or ["en"])
 
 
 def accuracy_by_type(run: Run, arm: str) -> dict[str, dict[str, float]]:

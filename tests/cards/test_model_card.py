@@ -217,3 +217,10 @@ def test_the_pushed_card_names_the_dataset_at_its_tag(measured):
         said = model_card(path, ids, "mmaip-v", "me/base", alone, None).decode()
         assert ("Each round is a complete checkpoint." in said) is not alone
         assert ("holds the adapter of each round alone" in said) is alone
+
+
+def test_the_models_language_is_that_of_its_data(own_run):
+    readme = Run(own_run).dataset / "README.md"
+    assert split_card(render_model_card(own_run))[0]["language"] == ["en"]
+    readme.write_text(readme.read_text().replace("---\n", "---\nlanguage:\n- de\n- fr\n", 1))
+    assert split_card(render_model_card(own_run))[0]["language"] == ["de", "fr"]
