@@ -87,7 +87,7 @@ def adapter(repo: str, folder: str, base: str) -> dict[str, Any]:
     whole = AutoModelForImageTextToText.from_pretrained(repo).state_dict()
     return {
         "merged": max(float((merged[name].float() - whole[name].float()).abs().max()) for name in whole),
-        "base": f"{config.base_model_name_or_path} at {config.revision}",
+        "base": config.base_model_name_or_path + (f" at {config.revision}" if config.revision else ""),
         "weights": sum("lora_" in name for name in there),
         "equal": there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here),
     }
