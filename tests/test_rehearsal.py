@@ -88,7 +88,7 @@ def test_a_stranger_uses_everything_that_was_released(rehearsal):
             assert step["state"] == OK, (name, step["figure"])
     assert "preferences" in states["dataset, all configs"]["figure"]
     assert "LoRA weights on tester/demo at base, equal" in states["adapter of the run by peft"]["figure"]
-    assert "LoRA weights on tester/demo-base at None, equal" in states["adapter by peft on its base"]["figure"]
+    assert "LoRA weights on tester/demo-base, equal" in states["adapter by peft on its base"]["figure"]
     assert states["verify tester/demo-lora"]["state"] == OK  # whose figures are measured
     assert "of an earlier rehearsal" not in states["a LoRA run by recipes and finish"]["figure"]
     assert states["verify tester/demo"]["state"] == FAILED and states["repo pages"]["state"] == OK
