@@ -150,6 +150,7 @@ def test_every_command_has_help(command, capsys):
     assert "usage:" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_under_a_launcher_build_the_same(world, built, tmp_path):
     """Local models data-parallel: ``torchrun`` starts what ``accelerate launch`` starts, on a CPU too."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]

@@ -269,6 +269,7 @@ def test_slurm_scripts_do_what_they_say(world, built, tmp_path):
     assert summary_of(run(world, env, **words))["pairs"] == built.summary["pairs"]  # the same command shows the result
 
 
+@pytest.mark.slow
 def test_a_failing_task_is_one_line(world, tmp_path):
     """A checkpoint that cannot be loaded is noticed by a task, and said by the command."""
     config = yaml.safe_load(Path(world).read_text())

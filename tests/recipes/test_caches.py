@@ -198,6 +198,7 @@ def result(process) -> list[str]:
     return next(line for line in out.splitlines() if line.startswith("RESULT")).split()[1:]
 
 
+@pytest.mark.slow
 def test_processes_share_a_folder(tmp_path):
     both = [result(process) for process in [start(tmp_path), start(tmp_path)]]  # both fill it at once
     assert both[0][3] == both[1][3]

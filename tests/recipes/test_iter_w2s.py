@@ -110,6 +110,7 @@ def test_killed_after_a_round_it_goes_on_with_the_next(undisturbed, small_module
     assert contents(output) == contents(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_two_processes(small_module, undisturbed, base, tmp_path):
     fields = {**small_module, "rounds": 1, "per_device_train_batch_size": 2, "sft_weight": 0.0}
     done = finish(start(command(TORCHRUN, fields, tmp_path / "two")))
