@@ -175,7 +175,10 @@ def interrupted(folder: Path) -> str:
         config = make_served_world(folder, server.url)
         words = [sys.executable, "-m", "dataset_builder", "build", str(config), "--output", str(folder / "made")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])}
-        running = subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a suite in the background ignores it
+        running = subprocess.Popen(
+            words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        )
         while server.calls == 0 and running.poll() is None:
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
