@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 
+from dataset_builder.errors import KitError
 from eval.results import read_json, write_text
 from recipes.extrapolate import State, snapshot
+from recipes.settings import difference
 
 
 def place(folder: Path, write: Callable[[Path], None]) -> None:
@@ -52,17 +55,50 @@ def last_step(folder: Path | None) -> str | None:
     return str(found[max(found)]) if found else None
 
 
-class NoFurtherStep:
-    """For a Trainer: one that goes on from a checkpoint of its last step makes no other.
-
-    The Trainer's loop looks whether it has reached the end only after a step.
-    """
+class GoesOn:
+    """For a Trainer: what its own way of going on from a checkpoint lacks."""
 
     def _run_epoch(self, *args, **kwargs) -> None:
+        """As the Trainer's, whose loop looks only after a step whether it has reached the end."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As the Trainer's, but the way any checkpoint is loaded.
+
+        `save_pretrained` writes the names that released checkpoints have; the Trainer compares them with the names in
+        memory, finds none in most vision-language models, and would go on from the start's weights with a warning only.
+        """
+        model = self.model if model is None else model
+        if is_peft_model(model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:  # the processor need not lie beside the weights
+            saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype="float32", use_safetensors=True)
+            model.load_state_dict(saved.state_dict())
+
+
+def claim(file: Path, identity: dict[str, Any], holds: str | None, write: bool = True) -> None:
+    """Remember what a folder's checkpoints are of, and refuse those of something else.
+
+    Args:
+        file: in the folder, with the identity of what lies there.
+        identity: what decides the weights.
+        holds: what lies in the folder, in words; None for nothing.
+        write: whether to write the file.
+
+    Raises:
+        KitError: it is of another configuration.
+    """
+    identity = json.loads(json.dumps(identity, default=str))
+    if holds and (known := read_json(file) if file.exists() else {}) != identity:
+        raise KitError(
+            f"{file.parent} holds {holds} of another configuration ({difference(known, identity)}); "
+            "choose another --output_dir, or delete it"
+        )
+    if write:
+        write_text(file, json.dumps(identity, indent=1, sort_keys=True) + "\n")
 
 
 def _retyped(config: Any, dtype: str) -> Any:

@@ -26,14 +26,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from dataset_builder.errors import KitError
-from recipes.settings import difference, identity_of, option, read_yaml, refuse, run_recipe
+from recipes.settings import identity_of, option, read_yaml, refuse, run_recipe
 
 # What a result consists of; the trainer's checkpoints lie beside it.
 RESULTS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt")
@@ -161,22 +160,14 @@ def train(script, training, model) -> Path:
 
 def _claim(output: Path, identity: dict, write: bool) -> None:
     """Refuse a folder with a result or checkpoints of another configuration; remember this one's."""
-    from eval.results import read_json, write_text
+    from recipes.checkpoints import claim
 
-    file = output / OWN
-    identity = json.loads(json.dumps(identity, default=str))
     results = [
         path.name for name in ("config.json", "adapter_config.json", "checkpoint-*") for path in output.glob(name)
     ]
-    if results and not file.exists():
+    if results and not (output / OWN).exists():
         raise KitError(f"{output} holds {results[0]} of something else; choose another --output_dir")
-    if results and (known := read_json(file)) != identity:
-        raise KitError(
-            f"{output} holds the result or checkpoints of another configuration ({difference(known, identity)}); "
-            "choose another --output_dir, or delete it"
-        )
-    if write:
-        write_text(file, json.dumps(identity, indent=1, sort_keys=True) + "\n")
+    claim(output / OWN, identity, "the result or checkpoints" if results else None, write)
 
 
 def _open_repo(training, output: Path) -> str:

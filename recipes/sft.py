@@ -175,7 +175,8 @@ def main(argv: list[str] | None = None) -> None:
     output, identity = Path(training.output_dir), settings_identity(script, training, base, clips)
     with resumable(training, identity, say) as last:
         lines = ProgressLines(say, "sft")
-        metrics = train(model, processor, clips, training, script.num_frames, script.pack, None, (lines,), last)
+        frames, pack = script.num_frames, script.pack
+        metrics = train(model, processor, clips, training, frames, pack, callbacks=(lines,), last=last)
         if main_process:
             place(output, lambda folder: save_checkpoint(model, processor, folder))
     say(f"loss {metrics['train_loss']:.3f}; checkpoint in {output}")

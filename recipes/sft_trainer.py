@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer
 
-from dataset_builder.errors import KitError
-from recipes.checkpoints import NoFurtherStep, last_step
-from recipes.settings import INCIDENTAL, difference
+from recipes.checkpoints import GoesOn, claim, last_step
+from recipes.settings import INCIDENTAL
 
 DRAWS = "draws-{rank}.json"  # in a checkpoint: where a process's collator was
 OWN = "sft.json"  # in a work folder: what its checkpoints are of
 
 
-class SFTTrainer(NoFurtherStep, Trainer):
+class SFTTrainer(GoesOn, Trainer):
     """transformers' Trainer on `recipes.sft_data.SFTCollator`, stopped and resumed without a trace.
 
     The Trainer restores the order of clips; which questions of a clip are asked, and in which order, is drawn by the
@@ -53,22 +53,12 @@ class SFTTrainer(NoFurtherStep, Trainer):
         path.write_text(json.dumps({"batches": self._batches, "loss": float(self._loss), "state": state}) + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        """Weights the way any checkpoint is loaded (see `VideoDPOTrainer._load_from_checkpoint`), and the draws."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype="float32", use_safetensors=True)
-            (self.model if model is None else model).load_state_dict(saved.state_dict())
+        """Weights, and the draws."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
         kept = json.loads(Path(resume_from_checkpoint, DRAWS.format(rank=self.args.process_index)).read_text())
         self._batches, self._loss = kept["batches"], kept["loss"]
         if kept["state"] is not None:
             self.data_collator.go_on(self._batches, kept["state"])
-
-
-def work_folder(output: str | Path) -> Path:
-    """Where the checkpoints of a run lie until its result is complete: beside the output folder."""
-    output = Path(output)
-    return output.with_name(f".{output.name}-work")
 
 
 @contextlib.contextmanager
@@ -89,8 +79,13 @@ def resumable(training, identity: dict[str, Any], say: Callable[[str], None]) ->
     Raises:
         KitError: checkpoints of another configuration lie there.
     """
-    output, work = training.output_dir, work_folder(training.output_dir)
-    last = _share(_claim(work, identity, training.save_strategy != "no") if training.process_index == 0 else None)
+    from dataset_builder.build import work_folder
+
+    output, work, last = training.output_dir, work_folder(Path(training.output_dir)), None
+    if training.process_index == 0:
+        last = last_step(work)
+        claim(work / OWN, identity, "checkpoints" if last is not None else None, training.save_strategy != "no")
+    last = broadcast_object_list([last])[0]
     if last is not None:
         say(f"going on at {last}")
     training.output_dir = str(work)
@@ -113,30 +108,3 @@ def settings_identity(script, training, base: str, clips: list) -> dict[str, Any
 def _name(video: Any) -> str:
     """A clip's content if it is in memory, else what its file is called: big files are not read for this."""
     return hashlib.sha256(video).hexdigest() if isinstance(video, bytes) else Path(video).name
-
-
-def _claim(work: Path, identity: dict[str, Any], keeps: bool) -> str | None:
-    identity = json.loads(json.dumps(identity, default=str))
-    try:
-        known = json.loads((work / OWN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    last = last_step(work)
-    if last is not None and known != identity:
-        raise KitError(
-            f"{work} holds checkpoints of another configuration ({difference(known, identity)}); "
-            "delete it, or choose another --output_dir"
-        )
-    if keeps:
-        work.mkdir(parents=True, exist_ok=True)
-        (work / OWN).write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return last
-
-
-def _share(value: str | None) -> str | None:
-    """The main process's value, in every process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    held = [value]
-    torch.distributed.broadcast_object_list(held)
-    return held[0]

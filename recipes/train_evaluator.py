@@ -233,7 +233,8 @@ def main(argv: list[str] | None = None) -> None:
     with resumable(training, identity, say) as last:
         lines = ProgressLines(say, "evaluator")
         # One verdict a sequence: packed, a judge listens to its own earlier verdicts instead of looking.
-        metrics = train(model, processor, data, training, script.num_frames, False, None, (lines,), last)
+        how = {"num_frames": script.num_frames, "pack": False, "callbacks": (lines,), "last": last}
+        metrics = train(model, processor, data, training, **how)
         if not main_process:
             return
         held, _ = examples(script.dataset, "validation", *aim)

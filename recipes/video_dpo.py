@@ -23,7 +23,6 @@ import hashlib
 import os
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 # TRL reports every trainer that is made unless this is set before huggingface_hub is imported.
@@ -35,7 +34,7 @@ from trl import DPOConfig, DPOTrainer
 
 from dataset_builder.errors import KitError
 from eval.runner import MediaIndex
-from recipes.checkpoints import NoFurtherStep, load_state
+from recipes.checkpoints import GoesOn
 from recipes.video.check import self_check
 from recipes.video.collate import VideoDPOCollator, VideoSFTCollator
 from recipes.video.encoding import ClipEncoder
@@ -88,7 +87,7 @@ class VideoDPOConfig(DPOConfig):
             raise KitError("trust_remote_code: the kit runs no code from checkpoints")
 
 
-class VideoDPOTrainer(NoFurtherStep, DPOTrainer):
+class VideoDPOTrainer(GoesOn, DPOTrainer):
     """TRL's DPO trainer for conversational preference rows with ``video``, ``videos`` (one) or ``frames``.
 
     Args:
@@ -235,20 +234,8 @@ class VideoDPOTrainer(NoFurtherStep, DPOTrainer):
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 self.checked = self_check(model, own or self._forwards[0], batch, self._dtype)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        """As the Trainer's, but the way any checkpoint is loaded.
-
-        `save_pretrained` writes the names that released checkpoints have; the Trainer compares them with the names in
-        memory, finds none in most vision-language models, and would go on from the start's weights with a warning only.
-        """
-        model = self.model if model is None else model
-        if is_peft_model(model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            model.load_state_dict(load_state(Path(resume_from_checkpoint)))
-
     def _load_best_model(self):
-        """As the Trainer's; see :meth:`_load_from_checkpoint`."""
+        """As the Trainer's; see `GoesOn._load_from_checkpoint`."""
         if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:

@@ -209,6 +209,7 @@ class Workbench:
             replies: dict[float, list] = {}
             scores: dict[float, PreferenceScore] = {}
             self.validated = ValidationRows()
+            names = [] if self.held_out is None else held_out_ids(self.held_out)
 
             def move(alpha: float) -> None:
                 if at[0] != alpha:
@@ -218,7 +219,7 @@ class Workbench:
             def preference(alpha: float) -> tuple[float, float]:
                 move(alpha)
                 scores[alpha] = self.held_out_score()
-                self.validated.add_margins(alpha, held_out_ids(self.held_out), scores[alpha].margins)
+                self.validated.add_margins(alpha, names, scores[alpha].margins)
                 return scores[alpha].accuracy, scores[alpha].margin
 
             def answer(alpha: float) -> float:
