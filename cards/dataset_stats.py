@@ -157,18 +157,24 @@ def _curve(counts: list[tuple[int, int, str]], steps: list[int]) -> list[Estimat
     return [cluster_mean(values, videos) for values in shares]
 
 
-def criterion_means(answers: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Mean score (0–1 by the declared range) by member, then by ``judge · criterion``; failed scores are left out."""
+def criterion_scores(answers: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
+    """Scores (0–1 by the declared range) by ``judge · criterion``, then by member; failed scores are left out."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in answers:
-        for s in row["scores"] or []:
+        for s in row.get("scores") or []:
             if s["score"] is not None:
                 part = (s["score"] - s["low"]) / (s["high"] - s["low"])
-                found[row["model"]][f"{s['judge']} · {s['criterion']}"].append(part)
-    return {
-        member: {name: math.fsum(values) / len(values) for name, values in sorted(by_name.items())}
-        for member, by_name in sorted(found.items())
-    }
+                found[f"{s['judge']} · {s['criterion']}"][row["model"]].append(part)
+    return {name: dict(sorted(members.items())) for name, members in found.items()}
+
+
+def criterion_means(answers: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Means of :func:`criterion_scores` by member, then by ``judge · criterion``."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, members in sorted(criterion_scores(answers).items()):
+        for member, values in members.items():
+            found[member][name] = math.fsum(values) / len(values)
+    return dict(sorted(found.items()))
 
 
 def self_judged(answers: Sequence[Row]) -> list[dict]:

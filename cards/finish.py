@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from cards.push.plan import DATASET_REPO
 from cards.release_config import EvaluatorConfig, ReleaseConfig
-from cards.stage_log import StageLog, own_sources, read_json, write_json
+from cards.stage_log import StageLog, read_json, write_json
 from dataset_builder.errors import KitError
 
 if TYPE_CHECKING:
-    from cards.run_folder import Run
     from recipes.settings import Settings
 
 
@@ -87,10 +86,8 @@ def finish(arguments: argparse.Namespace, words: Sequence[str], say: Callable[[s
         if config.gold:
             steps.gold(config, log, run)
         steps.figures(config, log, run)
-        if repo is None and not (folder / "figures").is_dir():
-            steps.cards(config, log, run)
-        else:  # the dataset has its card, which tells of the run that it was made in
-            model_card(config, log, run)
+        # A dataset that has its card tells in it of the run that it was made in.
+        steps.cards(config, log, run, dataset_card=repo is None and not (folder / "figures").is_dir())
         steps.report(config, log, run)
         say(summary_text(run, write_summary(run, log)))
     say(f"push it: python -m cards push {output} --namespace NAMESPACE")
@@ -200,24 +197,6 @@ def arm_name(settings: Settings) -> str:
     blind = {spec.get("name", spec["kind"]) for spec in script.judges if spec["kind"] == "reference"}
     visual = script.judge_names and not blind & set(script.judge_names)
     return name + ("+visual" if visual else "")
-
-
-def model_card(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
-    """Write the model card alone, with its figures beside it."""
-    folder = run.release_folder
-
-    def body() -> dict:
-        from cards.model_card import MODEL_FIGURES, render_model_card
-
-        (folder / "README.md").write_text(render_model_card(run, config.name), encoding="utf-8")
-        (folder / "figures").mkdir(exist_ok=True)
-        for name in MODEL_FIGURES:
-            if (picture := run.folder / "figures" / f"{name}.png").is_file():
-                shutil.copyfile(picture, folder / "figures" / picture.name)
-        return {"cards": [str(folder / "README.md")]}
-
-    inputs, outputs = [config.name, own_sources()], [folder / "README.md"]
-    return log.run("cards", inputs, outputs, body, lambda m: ", ".join(m["cards"]), doing="writing the card")
 
 
 def _link(source: str, target: str) -> None:

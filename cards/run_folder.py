@@ -267,14 +267,9 @@ class Run:
     @cached_property
     def judge_scores(self) -> dict[str, dict[str, list[float]]]:
         """Scores by judge and criterion (``judge · criterion``), then by member, normalised by the declared range."""
-        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for row in self.responses:
-            for score in row.get("scores") or []:
-                if score["score"] is not None:
-                    span = score["high"] - score["low"]
-                    place = f"{score['judge']} · {score['criterion']}"
-                    found[place][row["model"]].append((score["score"] - score["low"]) / span)
-        return {judge: dict(sorted(members.items())) for judge, members in found.items()}
+        from cards.dataset_stats import criterion_scores
+
+        return criterion_scores(self.responses)
 
     @cached_property
     def judges(self) -> list[dict]:

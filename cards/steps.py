@@ -225,16 +225,24 @@ def figures(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
     return log.run("figures", [own_sources()], [folder], body, headline, [folder], "drawing")
 
 
-def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
-    """Write the dataset card and the model card of the released arm, with their figures beside them."""
+def cards(config: ReleaseConfig, log: StageLog, run: Run, dataset_card: bool = True) -> dict:
+    """Write the dataset card and the model card of the released arm, with their figures beside them.
+
+    Args:
+        config: of the release.
+        log: of the run.
+        run: the run.
+        dataset_card: write that one too; it is left alone where it tells of another run.
+    """
     release_folder = run.release_folder
 
     def body() -> dict:
         from cards.dataset_card import DATASET_FIGURES, render_dataset_card
         from cards.model_card import MODEL_FIGURES, render_model_card
 
-        written = []
-        places = [(run.dataset, DATASET_FIGURES, lambda: render_dataset_card(run.dataset, run))]
+        written, places = [], []
+        if dataset_card:
+            places.append((run.dataset, DATASET_FIGURES, lambda: render_dataset_card(run.dataset, run)))
         if release_folder is not None:
             places.append((release_folder, MODEL_FIGURES, lambda: render_model_card(run, config.name)))
         for folder, names, render in places:
@@ -249,7 +257,7 @@ def cards(config: ReleaseConfig, log: StageLog, run: Run) -> dict:
             written.append(str(folder / "README.md"))
         return {"cards": written}
 
-    outputs = [run.dataset / "README.md"] + ([release_folder / "README.md"] if release_folder else [])
+    outputs = [folder / "README.md" for folder in (run.dataset if dataset_card else None, release_folder) if folder]
     return log.run(
         "cards", [config.name, own_sources()], outputs, body, lambda m: ", ".join(m["cards"]), doing="writing the cards"
     )

@@ -37,7 +37,9 @@ class ClipFinder:
     """
 
     def __init__(self, run: Run, drawing: Drawing):
-        self._work = run.dataset.with_name(f".{run.dataset.name}-work")
+        from dataset_builder.build import work_folder
+
+        self._work = work_folder(run.dataset)
         self._questions = {pair["question_id"] for pair in drawing.pairs}
         self._files: dict = {}
 
