@@ -7,6 +7,7 @@ processes or train. What they say is looked for in the README by `tests/test_rea
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -175,7 +176,7 @@ def interrupted(folder: Path) -> str:
         config = make_served_world(folder, server.url)
         words = [sys.executable, "-m", "dataset_builder", "build", str(config), "--output", str(folder / "made")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])}
-        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a suite in the background ignores it
+        heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
         running = subprocess.Popen(
             words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard
         )
