@@ -13,7 +13,7 @@ from llamafactory.data import PairwiseDataCollatorWithPadding, get_dataset, get_
 from llamafactory.data.mm_plugin import MMPluginMixin
 from llamafactory.hparams import get_train_args, read_args
 from llamafactory.model import load_tokenizer
-from peer_check_text import side
+from peer_check_text import row_by_row, side
 from transformers import AutoConfig
 
 
@@ -44,20 +44,16 @@ def main() -> None:
     kept = get_dataset(template, model_args, data_args, training_args, stage="rm", **parts)["train_dataset"]
     collate = PairwiseDataCollatorWithPadding(template=template, model=None, pad_to_multiple_of=1, **parts)
     video_token = AutoConfig.from_pretrained(model_args.model_name_or_path).video_token_id
-    rows = []
-    for row in kept:
-        seen = {"video": row["videos"][0] if row["videos"] else None, "error": None}
-        try:
-            grids = collate([row]).get("video_grid_thw")  # read from the frames: chosen's clip, then rejected's
-            for position, name in enumerate(("chosen", "rejected")):
-                grid = None if grids is None else grids[position]
-                ids, labels = row[f"{name}_input_ids"], row[f"{name}_labels"]
-                seen[name] = side(parts["tokenizer"], ids, labels, video_token, grid)
-            seen["frames"] = frames[seen["video"]]
-        except Exception as error:
-            seen["error"] = f"{type(error).__name__}: {error}"
-        rows.append(seen)
-    target.write_text(json.dumps({"read": read[0], "rows": rows}))
+
+    def sides(row) -> dict:
+        grids, found = collate([row]).get("video_grid_thw"), {}  # read from the frames: chosen's clip, then rejected's
+        for position, name in enumerate(("chosen", "rejected")):
+            grid = None if grids is None else grids[position]
+            ids, labels = row[f"{name}_input_ids"], row[f"{name}_labels"]
+            found[name] = side(parts["tokenizer"], ids, labels, video_token, grid)
+        return found
+
+    target.write_text(json.dumps({"read": read[0], "rows": row_by_row(kept, sides, frames)}))
 
 
 if __name__ == "__main__":

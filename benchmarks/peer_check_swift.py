@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from peer_check_text import side
+from peer_check_text import row_by_row, side
 from qwen_vl_utils import vision_process
 from swift.dataset.preprocessor import RowPreprocessor
 from swift.pipelines.train.rlhf import SwiftRLHF
@@ -50,19 +50,15 @@ def main() -> None:
     frames = watch_readers()
     kept, _ = pipeline._get_dataset()
     template, video_token = pipeline.template, pipeline.model.config.video_token_id
-    rows = []
-    for row in kept:
-        seen = {"video": row["videos"][0] if row.get("videos") else None, "error": None}
-        try:
-            encoded = template.encode(row, return_length=True)
-            for name in ("chosen", "rejected"):
-                ids, labels = encoded[f"{name}_input_ids"], encoded[f"{name}_labels"]
-                seen[name] = side(template.tokenizer, ids, labels, video_token, encoded.get(f"{name}_video_grid_thw"))
-            seen["frames"] = frames[seen["video"]]
-        except Exception as error:
-            seen["error"] = f"{type(error).__name__}: {error}"
-        rows.append(seen)
-    target.write_text(json.dumps({"read": read[0], "rows": rows}))
+
+    def sides(row) -> dict:
+        encoded, found = template.encode(row, return_length=True), {}
+        for name in ("chosen", "rejected"):
+            ids, labels = encoded[f"{name}_input_ids"], encoded[f"{name}_labels"]
+            found[name] = side(template.tokenizer, ids, labels, video_token, encoded.get(f"{name}_video_grid_thw"))
+        return found
+
+    target.write_text(json.dumps({"read": read[0], "rows": row_by_row(kept, sides, frames)}))
 
 
 if __name__ == "__main__":

@@ -28,3 +28,26 @@ def side(tokenizer, ids: list[int], labels: list[int], video_token: int, grid) -
         "tokens": sum(token == video_token for token in ids),
         "grid": None if grid is None else grid.flatten().tolist(),
     }
+
+
+def row_by_row(kept, sides, frames: dict[str, list[int]]) -> list[dict]:
+    """What every kept row becomes, each by itself; a row that cannot be read keeps its place and its error.
+
+    Args:
+        kept: rows of the peer's loader, with ``videos``.
+        sides: row → ``{"chosen": …, "rejected": …}``, each of :func:`side`; it reads the row's video.
+        frames: by path, which frames of a clip were read; filled while ``sides`` works.
+
+    Returns:
+        ``{video, error, frames, chosen, rejected}`` for each row.
+    """
+    rows = []
+    for row in kept:
+        seen = {"video": row["videos"][0] if row.get("videos") else None, "error": None}
+        try:
+            seen.update(sides(row))
+            seen["frames"] = frames[seen["video"]]
+        except Exception as error:
+            seen["error"] = f"{type(error).__name__}: {error}"
+        rows.append(seen)
+    return rows
